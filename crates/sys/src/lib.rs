@@ -1,0 +1,13 @@
+//! Linux system calls as Gantry needs them: mounts, namespaces, pidfds, sealed programs, sockets
+//! that carry file descriptors, and placement of files under a root that cannot be escaped.
+//!
+//! This is the only crate of the workspace that may hold `unsafe` code. Every error carries the
+//! call and its arguments ([`Error`]), so that an operator sees what failed without strace.
+
+mod error;
+pub mod memfd;
+pub mod mount;
+pub mod pidfd;
+pub mod seqpacket;
+
+pub use error::{Error, Result};
