@@ -219,6 +219,14 @@ pub enum ErrorKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// A start finished; sent to every connection but the one that asked, so that a daemon that was
+    /// restarted meanwhile learns of it.
+    ContainerStarted {
+        /// Id of the container.
+        container_id: String,
+        /// What the requester was told.
+        started: Started,
+    },
     /// A container's init process ended; its record is on disk and its output in the log.
     ContainerExited(ExitRecord),
     /// A further process ended.
