@@ -4,10 +4,13 @@
 //! This is the only crate of the workspace that may hold `unsafe` code. Every error carries the
 //! call and its arguments ([`Error`]), so that an operator sees what failed without strace.
 
+pub mod bpf;
 mod error;
+pub mod keyring;
 pub mod memfd;
 pub mod mount;
 pub mod pidfd;
+pub mod seccomp;
 pub mod seqpacket;
 
 pub use error::{Error, Result};
