@@ -9,8 +9,11 @@ mod error;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;
+pub mod overlay;
 pub mod pidfd;
+pub mod placement;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod tree;
 
 pub use error::{Error, Result};
