@@ -1,1 +1,10 @@
-//! Room for testkit.
+//! What tests of several rooms share; never part of a product.
+//!
+//! - [`image`]: images built in memory, honest and hostile ones.
+//! - [`registry`]: an OCI registry in this process that counts requests and misbehaves on demand.
+//! - [`fs`]: directories on a real filesystem, private mounts, descriptions of trees to compare.
+
+pub mod fs;
+pub mod image;
+pub mod layer;
+pub mod registry;
