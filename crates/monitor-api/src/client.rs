@@ -38,16 +38,32 @@ impl Client {
 
     /// Sends a request under a number of the caller's choice, with descriptors.
     pub fn send(&self, id: u64, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let bytes = serde_json::to_vec(&Envelope { id, body: request })?;
-        Ok(seqpacket::send(self.socket.as_fd(), &bytes, fds)?)
+        Ok(seqpacket::send(self.socket.as_fd(), &encode(id, request)?, fds)?)
     }
 
     /// Waits for the next message; `None` when the monitor is gone.
     pub fn receive(&self) -> Result<Option<Incoming>, ClientError> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let Some((n, _)) = seqpacket::receive(self.socket.as_fd(), &mut buffer)? else { return Ok(None) };
-        Ok(Some(serde_json::from_slice(&buffer[..n])?))
+        decode(&buffer[..n]).map(Some)
     }
+}
+
+impl From<Client> for OwnedFd {
+    /// The connected socket, for a caller that waits on it in its own way; see [`encode`] and [`decode`].
+    fn from(client: Client) -> Self {
+        client.socket
+    }
+}
+
+/// The packet that asks `request` under the number `id`.
+pub fn encode(id: u64, request: &Request) -> Result<Vec<u8>, ClientError> {
+    Ok(serde_json::to_vec(&Envelope { id, body: request })?)
+}
+
+/// What a packet from the monitor says.
+pub fn decode(packet: &[u8]) -> Result<Incoming, ClientError> {
+    Ok(serde_json::from_slice(packet)?)
 }
 
 impl AsFd for Client {

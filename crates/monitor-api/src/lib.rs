@@ -10,7 +10,7 @@ mod client;
 mod message;
 mod record;
 
-pub use client::{Client, ClientError, Incoming};
+pub use client::{Client, ClientError, Incoming, decode, encode};
 pub use message::{
     ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, Namespaces, Process,
     Reply, Request, Setup, StartRequest, Started,

@@ -1,1 +1,34 @@
-//! Room for pod-sandbox.
+#![forbid(unsafe_code)]
+//! Pods and containers as state machines: what the CRI's RuntimeService means, without gRPC.
+//!
+//! [`Engine`] is the entrance. Each sandbox has a monitor process that holds its namespaces and its
+//! containers' output; records and undo journals on the run tmpfs let a new daemon take over at any
+//! point ([`Engine::open`]). The rooms: `pod/` and `container/` hold the operations, `spec/` turns a
+//! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes.
+
+mod container;
+mod engine;
+mod error;
+mod exec;
+mod flight;
+pub mod handler;
+mod host;
+mod id;
+mod journal;
+mod monitor;
+mod pod;
+mod pod_files;
+mod record;
+mod recovery;
+mod spawner;
+pub mod spec;
+mod undo;
+mod view;
+
+pub use engine::{Engine, EngineConfig, PodNetwork};
+pub use error::{Error, Kind, Result};
+pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
+pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
+pub use recovery::RecoveryReport;
+
+pub use gantry_image_store::Realm;

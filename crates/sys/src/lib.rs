@@ -15,5 +15,7 @@ pub mod placement;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod tree;
+#[cfg(feature = "tokio")]
+pub mod watched;
 
 pub use error::{Error, Result};

@@ -1,0 +1,179 @@
+//! From a configuration to a running daemon, and back.
+
+use crate::config::{CgroupDriver, Config, CriNetwork};
+use crate::image_service::Images;
+use crate::listen;
+use crate::local_service::LocalApi;
+use crate::programs::Programs;
+use crate::run_dir::RunDir;
+use crate::runtime_service::Runtime;
+use gantry_cgroup::Hierarchies;
+use gantry_cri_api::MAX_MESSAGE;
+use gantry_cri_api::local::v1::local_server::LocalServer;
+use gantry_cri_api::v1::image_service_server::ImageServiceServer;
+use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
+use gantry_image_store::{ImageStore, StoreConfig};
+use gantry_netns::{BuiltinConfig, BuiltinNetwork};
+use gantry_pod_sandbox::handler::HandlerConfig;
+use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, PodNetwork, Realm, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+/// How long calls may go on after the daemon was told to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A daemon whose sockets are bound and whose pods are taken over.
+#[derive(Debug)]
+pub struct App {
+    engine: Engine,
+    cri: UnixListener,
+    local: UnixListener,
+    run_dir: RunDir,
+    pid_file: Option<PathBuf>,
+    sockets: [PathBuf; 2],
+    systemd_cgroup: bool,
+}
+
+impl App {
+    /// Makes everything that the daemon consists of: nothing is served yet.
+    ///
+    /// # Errors
+    ///
+    /// What makes the node unusable as a whole; a damaged record of one pod or image does not.
+    pub async fn build(config: Config) -> Result<Self> {
+        let programs = Programs::find(config.helper_dir.as_deref())?;
+        std::fs::create_dir_all(&config.root)
+            .map_err(|e| Error::new(Kind::Internal, format!("create {}: {e}", config.root.display())))?;
+        let run_dir = RunDir::open(&config.run_dir)?;
+        let cri = listen::bind(&config.listen).await?;
+        let local = listen::bind(&config.local_listen).await?;
+
+        let store = StoreConfig {
+            registries_conf: config.registries_conf.clone(),
+            ..StoreConfig::new(config.root.clone())
+        };
+        let (images, damaged_images) = ImageStore::open(store)?;
+        for damaged in damaged_images {
+            tracing::error!(path = %damaged.moved_to.display(), reason = damaged.reason, "image record set aside");
+        }
+        let network = BuiltinConfig::new(run_dir.path().join("network"));
+        let (network, damaged_attachments) = BuiltinNetwork::open(network)?;
+        for damaged in damaged_attachments {
+            tracing::error!(?damaged, "network attachment record set aside");
+        }
+        let systemd_cgroup = config.cgroup_driver == CgroupDriver::Systemd;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let handlers = HandlerConfig {
+            embedded: programs.runtime,
+            named: config.runtimes,
+            default: config.default_runtime,
+            search: std::env::split_paths(&path).collect(),
+            systemd_cgroup,
+        };
+        let cri_network = match config.cri_network {
+            CriNetwork::Builtin => PodNetwork::Builtin,
+            CriNetwork::Cni => PodNetwork::Missing(format!(
+                "no network plugin is configured in {}; start with --cri-network builtin on a single node",
+                config.cni_conf_dir.display()
+            )),
+        };
+        let engine = EngineConfig {
+            root: config.root,
+            run_dir: run_dir.path().to_owned(),
+            monitor_program: programs.monitor,
+            handlers,
+            hierarchies: Hierarchies::detect()?,
+            images,
+            network,
+            cri_network,
+        };
+        let (engine, report) = Engine::open(engine).await?;
+        tracing::info!(
+            adopted = report.adopted,
+            undone = report.undone,
+            quarantined = report.quarantined.len(),
+            default_runtime = engine.handlers().default_name(),
+            "pods taken over"
+        );
+        let sockets = [config.listen, config.local_listen];
+        Ok(Self { engine, cri, local, run_dir, pid_file: config.pid_file, sockets, systemd_cgroup })
+    }
+
+    /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
+    /// host is left as it was found.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let (tell, told) = watch::channel(false);
+        let wait = |mut told: watch::Receiver<bool>| async move {
+            // The sender going away means the same.
+            let _stopped = told.wait_for(|stop| *stop).await;
+        };
+        let local_api = LocalServer::new(LocalApi { engine: self.engine.clone() })
+            .max_decoding_message_size(MAX_MESSAGE);
+        let cri = self.router(Realm::Cri);
+        let local = self.router(Realm::Local).add_service(local_api);
+        let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(self.cri), wait(told.clone()));
+        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(self.local), wait(told));
+        let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
+        if let Some(path) = &self.pid_file {
+            write_pid_file(path)?;
+        }
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!(%error, "systemd was not told that the daemon is ready");
+        }
+        tracing::info!(cri = %self.sockets[0].display(), local = %self.sockets[1].display(), "ready");
+
+        stop.await;
+        tracing::info!("stopping; pods go on running");
+        tell.send_replace(true);
+        let drained = async {
+            for server in [cri, local] {
+                match server.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "a server ended with an error"),
+                    Err(error) => tracing::error!(%error, "a server ended abnormally"),
+                }
+            }
+        };
+        if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
+            tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
+        }
+        for path in self.sockets.iter().chain(&self.pid_file) {
+            // A new daemon replaces what is left.
+            let _gone = std::fs::remove_file(path);
+        }
+        self.engine.close_if_idle().await?;
+        if self.engine.pod_count() == 0 {
+            self.run_dir.close()?;
+        }
+        Ok(())
+    }
+
+    fn router(&self, realm: Realm) -> tonic::transport::server::Router {
+        let runtime =
+            Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+        let images = Images { store: self.engine.images().clone(), realm };
+        let runtime = RuntimeServiceServer::new(runtime)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let images = ImageServiceServer::new(images)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        Server::builder().add_service(runtime).add_service(images)
+    }
+}
+
+fn write_pid_file(path: &PathBuf) -> Result<()> {
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(".new");
+    let write = || {
+        std::fs::write(&temporary, format!("{}\n", std::process::id()))?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|e: std::io::Error| {
+        Error::new(Kind::Internal, format!("write the pid file {}: {e}", path.display()))
+    })
+}

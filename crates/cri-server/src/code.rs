@@ -1,0 +1,42 @@
+//! The one place where a failure becomes a gRPC status.
+
+use gantry_image_store as image_store;
+use gantry_pod_sandbox::{Error, Kind};
+use tonic::{Code, Status};
+
+/// The status for a failed operation on a pod or container; logged here, once.
+pub(crate) fn status(rpc: &'static str, error: &Error) -> Status {
+    let code = code(error.kind());
+    log(rpc, code, error);
+    Status::new(code, error.to_string())
+}
+
+/// The status for a failed operation on an image; logged here, once.
+pub(crate) fn image_status(rpc: &'static str, error: image_store::Error) -> Status {
+    status(rpc, &Error::from(error))
+}
+
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+fn log(rpc: &'static str, code: Code, error: &Error) {
+    match code {
+        // Asking for what is not there is how the kubelet learns that it is gone.
+        Code::NotFound => tracing::debug!(rpc, ?code, %error, "request refused"),
+        Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition => {
+            tracing::info!(rpc, ?code, %error, "request refused");
+        }
+        _ => tracing::error!(rpc, ?code, %error, "request failed"),
+    }
+}

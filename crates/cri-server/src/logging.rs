@@ -1,0 +1,26 @@
+//! Log lines on standard error: text for people, JSON for machines.
+
+use crate::{Config, LogFormat};
+use std::io::IsTerminal as _;
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging as the configuration says. Call once, before anything else.
+///
+/// # Errors
+///
+/// The level is neither one of the known names nor a filter.
+pub fn start(config: &Config) -> Result<(), crate::ConfigError> {
+    let filter = EnvFilter::try_new(&config.log_level).map_err(|e| crate::ConfigError::Option {
+        option: "--log-level",
+        reason: format!("{:?}: {e}", config.log_level),
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let started = match config.log_format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|e| crate::ConfigError::Option { option: "--log-format", reason: e.to_string() })
+}

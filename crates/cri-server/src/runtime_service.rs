@@ -1,0 +1,358 @@
+//! RuntimeService: unpack the request, ask the engine, pack the answer.
+
+use crate::code::status;
+use crate::pending::pending;
+use gantry_cri_api::v1;
+use gantry_cri_api::v1::runtime_service_server::RuntimeService;
+use gantry_pod_sandbox::{Engine, Realm};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use tonic::{Request, Response, Status};
+
+/// Version of the CRI that is spoken (the kubelet's version handshake).
+const CRI_VERSION: &str = "v1";
+
+/// Version of the version handshake itself (CRI: `VersionResponse.version`).
+const KUBE_API_VERSION: &str = "0.1.0";
+
+/// RuntimeService for one realm.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) realm: Realm,
+    pub(crate) systemd_cgroup: bool,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Items<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        Ok(Response::new(v1::VersionResponse {
+            version: KUBE_API_VERSION.into(),
+            runtime_name: "gantry".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: CRI_VERSION.into(),
+        }))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Answer<v1::RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = request.config.unwrap_or_default();
+        let made = self.engine.run_pod(self.realm, config, &request.runtime_handler).await;
+        let pod_sandbox_id = made.map_err(|e| status("RunPodSandbox", &e))?;
+        Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Answer<v1::StopPodSandboxResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        self.engine.stop_pod(self.realm, &id).await.map_err(|e| status("StopPodSandbox", &e))?;
+        Ok(Response::new(v1::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Answer<v1::RemovePodSandboxResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        self.engine.remove_pod(self.realm, &id).await.map_err(|e| status("RemovePodSandbox", &e))?;
+        Ok(Response::new(v1::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Answer<v1::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let answer = self.engine.pod_status(self.realm, &request.pod_sandbox_id, request.verbose);
+        answer.map(Response::new).map_err(|e| status("PodSandboxStatus", &e))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Answer<v1::ListPodSandboxResponse> {
+        let items = self.engine.list_pods(self.realm, request.into_inner().filter.as_ref());
+        Ok(Response::new(v1::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Answer<v1::CreateContainerResponse> {
+        let request = request.into_inner();
+        let config = request.config.unwrap_or_default();
+        let made = self.engine.create_container(self.realm, &request.pod_sandbox_id, config).await;
+        let container_id = made.map_err(|e| status("CreateContainer", &e))?;
+        Ok(Response::new(v1::CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Answer<v1::StartContainerResponse> {
+        let id = request.into_inner().container_id;
+        self.engine.start_container(self.realm, &id).await.map_err(|e| status("StartContainer", &e))?;
+        Ok(Response::new(v1::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Answer<v1::StopContainerResponse> {
+        let request = request.into_inner();
+        let stopped = self.engine.stop_container(self.realm, &request.container_id, request.timeout).await;
+        stopped.map_err(|e| status("StopContainer", &e))?;
+        Ok(Response::new(v1::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Answer<v1::RemoveContainerResponse> {
+        let id = request.into_inner().container_id;
+        self.engine.remove_container(self.realm, &id).await.map_err(|e| status("RemoveContainer", &e))?;
+        Ok(Response::new(v1::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Answer<v1::ListContainersResponse> {
+        let containers = self.engine.list_containers(self.realm, request.into_inner().filter.as_ref());
+        Ok(Response::new(v1::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Answer<v1::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let answer = self.engine.container_status(self.realm, &request.container_id, request.verbose);
+        answer.map(Response::new).map_err(|e| status("ContainerStatus", &e))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Answer<v1::ReopenContainerLogResponse> {
+        let id = request.into_inner().container_id;
+        self.engine.reopen_log(self.realm, &id).await.map_err(|e| status("ReopenContainerLog", &e))?;
+        Ok(Response::new(v1::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
+        let request = request.into_inner();
+        let run = self.engine.exec_sync(self.realm, &request.container_id, request.cmd, request.timeout).await;
+        let output = run.map_err(|e| status("ExecSync", &e))?;
+        Ok(Response::new(v1::ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+        }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        let verbose = request.into_inner().verbose;
+        let problem = self.engine.network_problem(self.realm);
+        let network = v1::RuntimeCondition {
+            r#type: "NetworkReady".into(),
+            status: problem.is_none(),
+            reason: problem.as_ref().map(|_| "NetworkPluginNotReady".to_owned()).unwrap_or_default(),
+            message: problem.unwrap_or_default(),
+        };
+        let runtime =
+            v1::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
+        let handlers = self.engine.handlers();
+        let default = std::iter::once(String::new());
+        let working = handlers.iter().filter(|h| h.broken().is_none()).map(|h| h.name().to_owned());
+        let handlers_shown = default.chain(working).map(|name| v1::RuntimeHandler {
+            name,
+            features: Some(v1::RuntimeHandlerFeatures::default()),
+        });
+        let info = if verbose { self.info() } else { BTreeMap::new() };
+        Ok(Response::new(v1::StatusResponse {
+            status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
+            info,
+            runtime_handlers: handlers_shown.collect(),
+            features: Some(v1::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+            }),
+        }))
+    }
+
+    async fn runtime_config(
+        &self,
+        _request: Request<v1::RuntimeConfigRequest>,
+    ) -> Answer<v1::RuntimeConfigResponse> {
+        let driver = match self.systemd_cgroup {
+            true => v1::CgroupDriver::Systemd,
+            false => v1::CgroupDriver::Cgroupfs,
+        };
+        let linux = v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
+        Ok(Response::new(v1::RuntimeConfigResponse { linux: Some(linux) }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        pending("UpdateContainerResources")
+    }
+
+    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        pending("Exec")
+    }
+
+    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        pending("Attach")
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<v1::PortForwardRequest>,
+    ) -> Answer<v1::PortForwardResponse> {
+        pending("PortForward")
+    }
+
+    async fn container_stats(
+        &self,
+        _request: Request<v1::ContainerStatsRequest>,
+    ) -> Answer<v1::ContainerStatsResponse> {
+        pending("ContainerStats")
+    }
+
+    async fn list_container_stats(
+        &self,
+        _request: Request<v1::ListContainerStatsRequest>,
+    ) -> Answer<v1::ListContainerStatsResponse> {
+        pending("ListContainerStats")
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Answer<v1::PodSandboxStatsResponse> {
+        pending("PodSandboxStats")
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Answer<v1::ListPodSandboxStatsResponse> {
+        pending("ListPodSandboxStats")
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Answer<v1::UpdateRuntimeConfigResponse> {
+        pending("UpdateRuntimeConfig")
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<v1::CheckpointContainerRequest>,
+    ) -> Answer<v1::CheckpointContainerResponse> {
+        pending("CheckpointContainer")
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Answer<v1::ListMetricDescriptorsResponse> {
+        pending("ListMetricDescriptors")
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
+        pending("ListPodSandboxMetrics")
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
+        pending("UpdatePodSandboxResources")
+    }
+
+    type GetContainerEventsStream = Items<v1::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _request: Request<v1::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        pending("GetContainerEvents")
+    }
+
+    type StreamPodSandboxesStream = Items<v1::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        pending("StreamPodSandboxes")
+    }
+
+    type StreamContainersStream = Items<v1::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        _request: Request<v1::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        pending("StreamContainers")
+    }
+
+    type StreamContainerStatsStream = Items<v1::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        _request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        pending("StreamContainerStats")
+    }
+
+    type StreamPodSandboxStatsStream = Items<v1::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        pending("StreamPodSandboxStats")
+    }
+
+    type StreamPodSandboxMetricsStream = Items<v1::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        pending("StreamPodSandboxMetrics")
+    }
+}
+
+impl Runtime {
+    fn info(&self) -> BTreeMap<String, String> {
+        let handlers = self.engine.handlers();
+        let each = handlers.iter().map(|h| {
+            serde_json::json!({"name": h.name(), "path": h.path(), "broken": h.broken()})
+        });
+        let config = serde_json::json!({
+            "realm": self.realm,
+            "defaultHandler": handlers.default_name(),
+            "handlers": each.collect::<Vec<_>>(),
+            "pods": self.engine.pod_count(),
+        });
+        BTreeMap::from([("config".to_owned(), config.to_string())])
+    }
+}

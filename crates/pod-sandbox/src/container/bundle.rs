@@ -1,0 +1,140 @@
+//! The bundle: a container's `config.json`, from its request, its image and its pod.
+
+use super::{Container, paths};
+use crate::engine::Inner;
+use crate::error::{Kind, io_error};
+use crate::pod::{PodNamespaces, namespace_path};
+use crate::record::{User, write_json};
+use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput};
+use crate::{Error, Result};
+use gantry_cri_api::v1::{self, NamespaceMode};
+use gantry_image_store::Image;
+use std::io::Read as _;
+use std::path::Path;
+
+/// Longest seccomp profile that is read.
+const MAX_PROFILE: u64 = 1 << 20;
+
+/// What was decided while the bundle was written.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) user: User,
+    pub(super) stop_signal: i32,
+    pub(super) own_pid_namespace: bool,
+}
+
+/// Writes `config.json` beside the mounted root filesystem. Blocking: reads the image's files.
+pub(super) fn write(
+    inner: &Inner,
+    container: &Container,
+    config: &v1::ContainerConfig,
+    image: &Image,
+) -> Result<Made> {
+    let pod = container.pod.record().clone();
+    let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
+    let rootfs = container.rootfs();
+    let passwd = paths::read_in_root(&rootfs, "etc/passwd")?;
+    let group = paths::read_in_root(&rootfs, "etc/group")?;
+    let (user, home) = spec::resolve_user(&security, &image.config.user, &passwd, &group)?;
+    let profile = spec::localhost_profile(&security).map(read_profile).transpose()?;
+    let namespaces = namespaces(inner, container, &security, pod.pause.map(|p| p.pid))?;
+    let dir = &container.pod.dir;
+    let files = PodFiles {
+        hosts: dir.join("hosts"),
+        hostname: dir.join("hostname"),
+        resolv_conf: dir.join("resolv.conf"),
+        shm: container.pod.shm_dir(),
+    };
+    let hostname = std::fs::read_to_string(&files.hostname).map_err(io_error("read", &files.hostname))?;
+    let defaults = ImageDefaults {
+        env: image.config.env.clone(),
+        entrypoint: image.config.entrypoint.clone(),
+        cmd: image.config.cmd.clone(),
+        working_dir: image.config.working_dir.clone(),
+    };
+    let cgroup = container.record().cgroup.clone();
+    let input = SpecInput {
+        pod: &pod.config,
+        container: config,
+        pod_id: &pod.id,
+        hostname: hostname.trim_end(),
+        image: &defaults,
+        rootfs: &rootfs,
+        files: &files,
+        namespaces: &namespaces,
+        cgroup: &cgroup,
+        user: &user,
+        home: &home,
+        host: &inner.host,
+        localhost_seccomp: profile.as_deref(),
+    };
+    let document = spec::container_spec(&input, &[])?;
+    write_json(&container.dir.join("config.json"), &document)?;
+    Ok(Made {
+        user,
+        stop_signal: spec::stop_signal(config.stop_signal, image.config.stop_signal.as_deref())?,
+        own_pid_namespace: namespaces.pid == Ns::New,
+    })
+}
+
+fn namespaces(
+    inner: &Inner,
+    container: &Container,
+    security: &v1::LinuxContainerSecurityContext,
+    pause: Option<i32>,
+) -> Result<Namespaces> {
+    let asked = PodNamespaces::of(&container.pod.record());
+    let pause = pause.ok_or_else(|| Error::new(Kind::FailedPrecondition, "its sandbox has no pause child"))?;
+    let join = |host: bool, kind: &str| match host {
+        true => Ns::Host,
+        false => Ns::Join(namespace_path(pause, kind)),
+    };
+    // The container's own word on its PID namespace counts where it gives one; the kubelet says the
+    // same on the pod and on its containers, but for TARGET (debug containers).
+    let mode = match &security.namespace_options {
+        Some(options) => NamespaceMode::try_from(options.pid).unwrap_or(NamespaceMode::Pod),
+        None if asked.shared_pid => NamespaceMode::Pod,
+        None if asked.host_pid => NamespaceMode::Node,
+        None => NamespaceMode::Container,
+    };
+    let pid = match mode {
+        NamespaceMode::Container => Ns::New,
+        NamespaceMode::Node => Ns::Host,
+        NamespaceMode::Pod if asked.shared_pid => join(false, "pid"),
+        // The pod has no PID namespace to share.
+        NamespaceMode::Pod => Ns::New,
+        NamespaceMode::Target => {
+            let target = security.namespace_options.as_ref().map_or("", |o| o.target_id.as_str());
+            let target = inner.container(container.pod.realm, target)?;
+            let process = target.record().process.filter(|_| target.pod.id == container.pod.id);
+            let process = process.ok_or_else(|| {
+                let message = format!("target container {} does not run in this sandbox", target.id);
+                Error::new(Kind::FailedPrecondition, message)
+            })?;
+            Ns::Join(namespace_path(process.pid, "pid"))
+        }
+    };
+    Ok(Namespaces {
+        net: join(asked.host_network, "net"),
+        ipc: join(asked.host_ipc, "ipc"),
+        uts: join(asked.host_network, "uts"),
+        pid,
+    })
+}
+
+fn read_profile(path: &str) -> Result<String> {
+    let bad = |why: String| Error::new(Kind::InvalidArgument, format!("seccomp profile {path:.256}: {why}"));
+    if !path.starts_with('/') {
+        return Err(bad("the path must be absolute".into()));
+    }
+    let file = std::fs::File::open(Path::new(path)).map_err(|e| bad(e.to_string()))?;
+    let mut text = String::new();
+    file.take(MAX_PROFILE).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+    Ok(text)
+}
+
+impl From<SpecError> for Error {
+    fn from(error: SpecError) -> Self {
+        Self::new(Kind::InvalidArgument, error.to_string())
+    }
+}

@@ -1,0 +1,192 @@
+//! CreateContainer: everything that a user can get wrong is found here, before anything runs.
+
+use super::{Container, paths};
+use crate::engine::{ContainerKey, Engine, Inner};
+use crate::error::{Kind, io_error};
+use crate::flight::{blocking, lock};
+use crate::journal::{Journal, Undo};
+use crate::pod::{Pod, PodNamespaces};
+use crate::record::{self, ContainerRecord, ContainerState, User};
+use crate::{Error, Realm, Result, spec};
+use gantry_cri_api::v1;
+use gantry_image_store::Image;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Prefix of a container's cgroup, the pattern by which node agents find containers.
+const CGROUP_PREFIX: &str = "crio-";
+
+/// Longest container name that is taken.
+const MAX_NAME: usize = 253;
+
+impl Engine {
+    /// Makes a container in a ready sandbox and returns its id; the same request again joins the
+    /// running one or returns the id that it got.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::AlreadyExists`] naming the container that has the same name and attempt and another
+    /// configuration; [`Kind::NotFound`] for a missing image.
+    pub async fn create_container(
+        &self,
+        realm: Realm,
+        pod_id: &str,
+        config: v1::ContainerConfig,
+    ) -> Result<String> {
+        let inner = &self.inner;
+        let pod = inner.pod(realm, pod_id)?;
+        let meta = config.metadata.clone().unwrap_or_default();
+        if meta.name.is_empty() || meta.name.len() > MAX_NAME || meta.name.contains(['\n', '\0', '/']) {
+            let message = format!(
+                "the container name {:.64?} must have 1 to {MAX_NAME} characters on one line, without '/'",
+                meta.name
+            );
+            return Err(Error::new(Kind::InvalidArgument, message));
+        }
+        let name = meta.name.clone();
+        let key = ContainerKey { pod_id: pod.id.clone(), name: meta.name, attempt: meta.attempt };
+        let (container, fresh) = {
+            let image = image(inner, realm, &config)?;
+            let mut state = lock(&inner.state);
+            match state.container_keys.get(&key).and_then(|id| state.containers.get(id)) {
+                Some(container) => (container.clone(), false),
+                None => {
+                    let container = Arc::new(new_container(&pod, config.clone(), &image)?);
+                    state.container_keys.insert(key.clone(), container.id.clone());
+                    state.containers.insert(container.id.clone(), container.clone());
+                    (container, true)
+                }
+            }
+        };
+        if !fresh {
+            let record = container.record();
+            if record.config != config {
+                let message = format!(
+                    "container {name} of sandbox {} exists already as {}, with another configuration; \
+                     remove it or use another attempt number",
+                    pod.id, container.id
+                );
+                return Err(Error::new(Kind::AlreadyExists, message));
+            }
+            if record.state != ContainerState::Creating {
+                return Ok(container.id.clone());
+            }
+        }
+        let work = {
+            let (inner, container) = (inner.clone(), container.clone());
+            move || async move { create(&inner, &container).await }
+        };
+        inner.container_flights.join(key, work).await.map_err(|e| e.context(format!("container {name}")))
+    }
+}
+
+fn image(inner: &Inner, realm: Realm, config: &v1::ContainerConfig) -> Result<Image> {
+    let spec = config.image.as_ref();
+    let wanted = spec.map(|i| i.image.as_str()).filter(|i| !i.is_empty());
+    let wanted = wanted.ok_or_else(|| Error::new(Kind::InvalidArgument, "the configuration names no image"))?;
+    inner
+        .images
+        .get(realm, wanted)
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("image {wanted} is not here; pull it first")))
+}
+
+fn new_container(pod: &Arc<Pod>, config: v1::ContainerConfig, image: &Image) -> Result<Container> {
+    let id = crate::id::new_id()?;
+    let dir = pod.container_dir(&id);
+    let parent = pod.record().cgroup_parent.clone();
+    let record = ContainerRecord {
+        version: record::VERSION,
+        cgroup: format!("{}/{CGROUP_PREFIX}{id}", parent.trim_end_matches('/')),
+        id,
+        pod_id: pod.id.clone(),
+        config,
+        image_id: image.id.to_string(),
+        image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+        created_at: record::now(),
+        state: ContainerState::Creating,
+        process: None,
+        started_at: 0,
+        finished_at: 0,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+        log_path: None,
+        own_pid_namespace: false,
+        stop_signal: spec::SIGTERM,
+        user: User::default(),
+    };
+    let journal = Journal::new(&dir);
+    Ok(Container::new(pod.clone(), dir, record, journal))
+}
+
+async fn create(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<String> {
+    match build(inner, container).await {
+        Ok(()) => {
+            tracing::info!(container = %container.id, pod = %container.pod.id, "container created");
+            Ok(container.id.clone())
+        }
+        Err(error) => {
+            inner.abandon_container(container).await;
+            Err(error)
+        }
+    }
+}
+
+async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
+    let pod = &container.pod;
+    let _gate = pod.gate.read().await;
+    if !pod.is_ready() {
+        let message = format!("sandbox {} is not ready; its containers need a new one", pod.id);
+        return Err(Error::new(Kind::FailedPrecondition, message));
+    }
+    let config = container.record().config.clone();
+    let binds = config.mounts.iter().filter(|m| !m.host_path.is_empty());
+    paths::check_sources(binds.map(|m| PathBuf::from(&m.host_path)).collect()).await?;
+
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&container.dir)
+        .map_err(io_error("create", &container.dir))?;
+    container.update(|_| {})?;
+    let pod_record = pod.record().clone();
+    let default_log = pod_record.config.log_directory.is_empty().then(|| {
+        let name = config.metadata.as_ref().map_or("container", |m| &m.name);
+        pod_record.log_directory.join(format!("{name}-{}.log", &container.id[..12]))
+    });
+    let log_path = paths::log_path(&pod_record.log_directory, &config.log_path, default_log)?;
+    if let Some(parent) = log_path.as_ref().and_then(|p| p.parent()) {
+        std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+    }
+
+    container.promise(Undo::RemoveSnapshot(container.id.clone()))?;
+    let (images, id, realm) = (inner.images.clone(), container.id.clone(), pod.realm);
+    let image_id = container.record().image_id.clone();
+    let image = inner
+        .images
+        .get(realm, &image_id)
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("image {image_id} was removed meanwhile")))?;
+    let leased = image.id.clone();
+    blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from)).await?;
+
+    let rootfs = container.rootfs();
+    container.promise(Undo::Unmount(rootfs.clone()))?;
+    container.promise(Undo::RemoveCgroup(container.record().cgroup.clone()))?;
+    let made = {
+        let (inner, container, config) = (inner.clone(), container.clone(), config.clone());
+        move || {
+            std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
+            inner.images.mount(&container.id, &rootfs)?;
+            super::bundle::write(&inner, &container, &config, &image)
+        }
+    };
+    let made = blocking(made).await?;
+    let namespaces = PodNamespaces::of(&pod_record);
+    container.update(|r| {
+        r.log_path = log_path;
+        r.user = made.user;
+        r.stop_signal = made.stop_signal;
+        r.own_pid_namespace = made.own_pid_namespace && !namespaces.host_pid;
+        r.state = ContainerState::Created;
+    })
+}

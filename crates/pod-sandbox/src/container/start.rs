@@ -1,0 +1,108 @@
+//! StartContainer.
+
+use super::Container;
+use crate::engine::{Engine, Inner};
+use crate::error::Kind;
+use crate::flight::detached;
+use crate::record::ContainerState;
+use crate::{Error, Realm, Result};
+use gantry_monitor_api::{Reply, Request, StartRequest};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the OCI runtime may take to start a container.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+impl Engine {
+    /// Starts a created container; succeeds when it is running already.
+    ///
+    /// # Errors
+    ///
+    /// The OCI runtime's own words when it refuses; the container then counts as exited, with the
+    /// reason `StartError` and status 128.
+    pub async fn start_container(&self, realm: Realm, id: &str) -> Result<()> {
+        let container = self.inner.container(realm, id)?;
+        let inner = self.inner.clone();
+        detached(async move {
+            let result = inner.start_container(&container).await;
+            result.map_err(|e| e.context(format!("container {}", container.id)))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    async fn start_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        let pod = &container.pod;
+        let _gate = pod.gate.read().await;
+        let record = container.record().clone();
+        match record.state {
+            ContainerState::Created => {}
+            ContainerState::Running => return Ok(()),
+            ContainerState::Starting => return self.resume_start(container).await,
+            ContainerState::Creating | ContainerState::Exited => {
+                let message = format!("it is {:?}; only a created container can be started", record.state);
+                return Err(Error::new(Kind::FailedPrecondition, message.to_lowercase()));
+            }
+        }
+        let not_ready = || {
+            let message = format!("its sandbox {} is not ready", pod.id);
+            Error::new(Kind::FailedPrecondition, message)
+        };
+        let monitor = pod.monitor().filter(|_| pod.is_ready()).ok_or_else(not_ready)?;
+        let handler = self.handlers.get(&pod.record().handler)?;
+        let cgroup = self.cgroup(&record.cgroup)?;
+        container.update(|r| r.state = ContainerState::Starting)?;
+        let started = std::time::Instant::now();
+        let request = Request::Start(StartRequest {
+            container_id: container.id.clone(),
+            runtime: handler.command(&pod.runtime_root(), &container.runtime_log()),
+            runtime_log: container.runtime_log(),
+            bundle: container.dir.clone(),
+            log_path: record.log_path.clone(),
+            stdin: record.config.stdin,
+            terminal: record.config.tty,
+            oom_counter: cgroup.oom_counter(),
+            timeout_ms: START_LIMIT.as_millis() as u64,
+        });
+        // The monitor's own limit comes first; this one only guards against a monitor that hangs.
+        match monitor.ask(&request, &[], START_LIMIT + Duration::from_secs(10)).await {
+            Ok(Reply::Started(reply)) => {
+                container.mark_running(reply.process, reply.started_at);
+                let ms = started.elapsed().as_millis() as u64;
+                tracing::info!(container = %container.id, pid = reply.process.pid, duration_ms = ms, "container started");
+                Ok(())
+            }
+            // A start that an earlier daemon asked for went through meanwhile.
+            Err(error) if error.kind() == Kind::AlreadyExists => self.resume_start(container).await,
+            Ok(other) => Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to a start"))),
+            Err(error) => {
+                let message = error.to_string();
+                container.note(|r| {
+                    r.state = ContainerState::Exited;
+                    r.exit_code = 128;
+                    r.finished_at = crate::record::now();
+                    r.reason = "StartError".into();
+                    r.message = message;
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// Learns from the monitor how a start went that a daemon before this one asked for.
+    async fn resume_start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let (monitor, hello) =
+            crate::monitor::Monitor::connect(&container.pod.dir, self.notices(&container.pod.id)).await?;
+        container.pod.set_monitor(Some(monitor));
+        self.adopt(&container.pod, &hello).await;
+        match container.record().state {
+            ContainerState::Running | ContainerState::Exited => Ok(()),
+            _ => {
+                let message = "an earlier start is still running in the OCI runtime; retry";
+                Err(Error::new(Kind::Unavailable, message))
+            }
+        }
+    }
+}

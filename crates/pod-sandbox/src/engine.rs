@@ -1,0 +1,249 @@
+//! The engine: all sandboxes and containers of this node, and what they are made with.
+
+use crate::container::Container;
+use crate::error::Kind;
+use crate::flight::{Flights, lock};
+use crate::handler::{HandlerConfig, Handlers};
+use crate::pod::Pod;
+use crate::record::PodState;
+use crate::spawner::Spawner;
+use crate::spec::HostFacts;
+use crate::{Error, Realm, Result, id};
+use gantry_cgroup::{Cgroup, Hierarchies};
+use gantry_image_store::ImageStore;
+use gantry_netns::BuiltinNetwork;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// How pods of a realm get a network.
+#[derive(Debug, Clone)]
+pub enum PodNetwork {
+    /// The built-in bridge.
+    Builtin,
+    /// None; pods that want one are refused with this reason.
+    Missing(String),
+}
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// State that outlives a boot (`/var/lib/gantry`).
+    pub root: PathBuf,
+    /// State that dies with a boot (`/run/gantry`), a tmpfs.
+    pub run_dir: PathBuf,
+    /// The `gantry-monitor` program.
+    pub monitor_program: PathBuf,
+    /// The OCI runtimes.
+    pub handlers: HandlerConfig,
+    /// The host's control groups.
+    pub hierarchies: Hierarchies,
+    /// The images.
+    pub images: ImageStore,
+    /// The built-in network.
+    pub network: BuiltinNetwork,
+    /// Network of the kubelet's pods; local pods use the built-in one.
+    pub cri_network: PodNetwork,
+}
+
+/// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What names a sandbox for its maker: the same key again means the same sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PodKey {
+    pub(crate) realm: Realm,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) attempt: u32,
+}
+
+/// What names a container within its sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ContainerKey {
+    pub(crate) pod_id: String,
+    pub(crate) name: String,
+    pub(crate) attempt: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) boot_id: String,
+    pub(crate) handlers: Handlers,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) images: ImageStore,
+    pub(crate) network: BuiltinNetwork,
+    pub(crate) cri_network: PodNetwork,
+    pub(crate) spawner: Spawner,
+    pub(crate) host: HostFacts,
+    pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
+    pub(crate) pod_flights: Flights<PodKey, String>,
+    pub(crate) container_flights: Flights<ContainerKey, String>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// Everything by name. Held for lookups only, never across a system call.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) pods: BTreeMap<String, Arc<Pod>>,
+    pub(crate) containers: BTreeMap<String, Arc<Container>>,
+    pub(crate) pod_keys: HashMap<PodKey, String>,
+    pub(crate) container_keys: HashMap<ContainerKey, String>,
+}
+
+impl Engine {
+    pub(crate) fn build(config: EngineConfig) -> Result<Self> {
+        let run_dir = config.run_dir;
+        for dir in ["pods", "quarantine", "handlers"].map(|d| run_dir.join(d)) {
+            std::fs::create_dir_all(&dir).map_err(crate::error::io_error("create", &dir))?;
+        }
+        let handlers =
+            Handlers::open(&config.handlers, &config.monitor_program, &run_dir.join("handlers"))?;
+        let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;
+        let host = crate::host::facts(&config.hierarchies);
+        let inner = Inner {
+            root: config.root,
+            run_dir,
+            boot_id: crate::record::boot_id()?,
+            handlers,
+            hierarchies: config.hierarchies,
+            images: config.images,
+            network: config.network,
+            cri_network: config.cri_network,
+            spawner,
+            host,
+            quarantined: Mutex::default(),
+            pod_flights: Flights::new(),
+            container_flights: Flights::new(),
+            state: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The runtime handlers of this node.
+    pub fn handlers(&self) -> &Handlers {
+        &self.inner.handlers
+    }
+
+    /// The images of this node.
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
+    /// The built-in network.
+    pub fn network(&self) -> &BuiltinNetwork {
+        &self.inner.network
+    }
+
+    /// Why pods of `realm` cannot have a network; `None` when they can.
+    pub fn network_problem(&self, realm: Realm) -> Option<String> {
+        match (realm, &self.inner.cri_network) {
+            (Realm::Cri, PodNetwork::Missing(why)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// Sandbox records that could not be understood: where they are, and why.
+    pub fn quarantined(&self) -> Vec<(PathBuf, String)> {
+        lock(&self.inner.quarantined).clone()
+    }
+
+    /// Number of sandboxes of both realms, ready or not.
+    pub fn pod_count(&self) -> usize {
+        lock(&self.inner.state).pods.len()
+    }
+
+    /// Gives up what is only worth keeping while there are pods: the bridge, the monitors' cgroup.
+    pub async fn close_if_idle(&self) -> Result<()> {
+        if self.pod_count() > 0 {
+            return Ok(());
+        }
+        self.inner.network.shutdown_if_idle().await.map_err(|e| Error::internal(&e))?;
+        self.inner.hierarchies.remove_if_empty(crate::spawner::MONITORS_CGROUP)?;
+        for realm in [Realm::Cri, Realm::Local] {
+            self.inner.hierarchies.remove_if_empty(&realm_cgroup(realm))?;
+        }
+        Ok(self.inner.hierarchies.remove_if_empty(TOP_CGROUP)?)
+    }
+}
+
+/// Cgroup of all pods whose maker names no parent.
+pub(crate) const TOP_CGROUP: &str = "/gantry";
+
+/// Cgroup of a realm's pods whose maker names no parent.
+pub(crate) fn realm_cgroup(realm: Realm) -> String {
+    format!("{TOP_CGROUP}/{}", realm.as_str())
+}
+
+impl Inner {
+    /// The sandbox that `wanted` (an id or a unique prefix) names in `realm`.
+    pub(crate) fn pod(&self, realm: Realm, wanted: &str) -> Result<Arc<Pod>> {
+        self.find_pod(realm, wanted)?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("no pod sandbox {wanted}")))
+    }
+
+    /// As [`Inner::pod`], but `None` when there is none.
+    pub(crate) fn find_pod(&self, realm: Realm, wanted: &str) -> Result<Option<Arc<Pod>>> {
+        let state = lock(&self.state);
+        let visible = |p: &&Arc<Pod>| p.realm == realm && p.record().state != PodState::Creating;
+        let ids = state.pods.values().filter(visible).map(|p| &p.id);
+        let found = id::find("pod sandbox", wanted, ids)?;
+        Ok(found.and_then(|id| state.pods.get(id)).cloned())
+    }
+
+    /// The container that `wanted` names in `realm`.
+    pub(crate) fn container(&self, realm: Realm, wanted: &str) -> Result<Arc<Container>> {
+        self.find_container(realm, wanted)?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("no container {wanted}")))
+    }
+
+    /// As [`Inner::container`], but `None` when there is none.
+    pub(crate) fn find_container(&self, realm: Realm, wanted: &str) -> Result<Option<Arc<Container>>> {
+        let state = lock(&self.state);
+        let visible = |c: &&Arc<Container>| c.pod.realm == realm && c.is_visible();
+        let ids = state.containers.values().filter(visible).map(|c| &c.id);
+        let found = id::find("container", wanted, ids)?;
+        Ok(found.and_then(|id| state.containers.get(id)).cloned())
+    }
+
+    /// Every visible sandbox of `realm`, by id.
+    pub(crate) fn pods(&self, realm: Realm) -> Vec<Arc<Pod>> {
+        let state = lock(&self.state);
+        let visible = |p: &&Arc<Pod>| p.realm == realm && p.record().state != PodState::Creating;
+        state.pods.values().filter(visible).cloned().collect()
+    }
+
+    /// Every visible container of `realm`, by id.
+    pub(crate) fn containers(&self, realm: Realm) -> Vec<Arc<Container>> {
+        let state = lock(&self.state);
+        let visible = |c: &&Arc<Container>| c.pod.realm == realm && c.is_visible();
+        state.containers.values().filter(visible).cloned().collect()
+    }
+
+    /// Every container of a sandbox, also those being made.
+    pub(crate) fn containers_of(&self, pod_id: &str) -> Vec<Arc<Container>> {
+        lock(&self.state).containers.values().filter(|c| c.pod.id == pod_id).cloned().collect()
+    }
+
+    pub(crate) fn pods_dir(&self) -> PathBuf {
+        self.run_dir.join("pods")
+    }
+
+    pub(crate) fn cgroup(&self, path: &str) -> Result<Cgroup> {
+        Ok(Cgroup::new(&self.hierarchies, path)?)
+    }
+}
+
+/// Removes a directory tree that is Gantry's own; succeeds when it is not there.
+pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(crate::error::io_error("remove", dir)(e)),
+        _ => Ok(()),
+    }
+}

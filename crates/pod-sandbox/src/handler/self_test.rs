@@ -1,0 +1,176 @@
+//! Does an OCI runtime work on this host? Run a real container and see.
+//!
+//! The container is the static monitor program itself (`self-test` prints a word and exits 42), in
+//! namespaces of its own with a pids limit, so that a runtime that cannot handle the host's cgroups
+//! or namespaces is found out at start and not by the first pod.
+
+use super::Handler;
+use crate::record::{read_json, write_json};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Exit status by which the test container says that it ran.
+const RAN: i32 = 42;
+
+/// A runtime that takes longer is taken for broken.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Most bytes of a runtime's own words that are kept.
+const WORDS: u64 = 2048;
+
+type Verdict = Result<(), String>;
+
+/// A verdict, and the program it was found on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Known {
+    program: (u64, u64, u64, i64),
+    verdict: Verdict,
+}
+
+/// Tests all handlers at once; a verdict found earlier on the same program in this boot is kept.
+pub(super) fn run(
+    all: &BTreeMap<String, Handler>,
+    monitor: &Path,
+    scratch: &Path,
+) -> BTreeMap<String, Verdict> {
+    let cache = scratch.join("handlers.json");
+    let known: BTreeMap<String, Known> = read_json(&cache).unwrap_or_default();
+    let now: BTreeMap<String, Known> = std::thread::scope(|scope| {
+        let tests: Vec<_> = all
+            .values()
+            .map(|handler| {
+                let earlier = known.get(&handler.name);
+                scope.spawn(move || {
+                    let program = fingerprint(&handler.path)?;
+                    if earlier.is_some_and(|k| k.program == program) {
+                        return Ok((program, earlier.map_or(Ok(()), |k| k.verdict.clone())));
+                    }
+                    Ok((program, test(handler, monitor, scratch)))
+                })
+            })
+            .collect();
+        all.keys()
+            .cloned()
+            .zip(tests)
+            .map(|(name, thread)| {
+                let outcome = thread.join().unwrap_or_else(|_| Err("self-test panicked".into()));
+                let (program, verdict) = outcome.unwrap_or_else(|why: String| ((0, 0, 0, 0), Err(why)));
+                (name, Known { program, verdict })
+            })
+            .collect()
+    });
+    if now != known {
+        if let Err(error) = write_json(&cache, &now) {
+            tracing::warn!(%error, "verdicts on handlers are not kept; they will be tested again");
+        }
+    }
+    now.into_iter().map(|(name, known)| (name, known.verdict)).collect()
+}
+
+fn fingerprint(path: &Path) -> Result<(u64, u64, u64, i64), String> {
+    let meta = std::fs::metadata(path).map_err(|e| format!("stat {}: {e}", path.display()))?;
+    Ok((meta.dev(), meta.ino(), meta.size(), meta.mtime()))
+}
+
+fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
+    let id = format!("gantry-self-test-{}-{}", handler.name, std::process::id());
+    let bundle = scratch.join(&id);
+    let verdict = prepare(&bundle, &id, monitor).and_then(|()| run_container(handler, &bundle, &id));
+    // The bundle lies on our own tmpfs; nothing of it is needed again.
+    if let Err(e) = std::fs::remove_dir_all(&bundle) {
+        tracing::warn!(path = %bundle.display(), error = %e, "left over from a handler's self-test");
+    }
+    verdict
+}
+
+fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
+    let rootfs = bundle.join("rootfs");
+    let make = || -> std::io::Result<()> {
+        for dir in ["proc", "dev", "sys"] {
+            std::fs::create_dir_all(rootfs.join(dir))?;
+        }
+        std::fs::copy(monitor, rootfs.join("init"))?;
+        let spec = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/init", "self-test"],
+                "cwd": "/", "env": ["PATH=/"], "noNewPrivileges": true,
+                "capabilities": {"bounding": [], "effective": [], "permitted": []},
+            },
+            "root": {"path": "rootfs", "readonly": true},
+            "hostname": "self-test",
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {
+                "cgroupsPath": format!("/{id}"),
+                "resources": {"pids": {"limit": 16}},
+                "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
+                               {"type": "network"}],
+            },
+        });
+        std::fs::write(bundle.join("config.json"), spec.to_string())
+    };
+    make().map_err(|e| format!("prepare self-test in {}: {e}", bundle.display()))
+}
+
+fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Verdict {
+    let command = handler.command(&bundle.join("state"), &bundle.join("log"));
+    let child = Command::new(&command[0])
+        .args(&command[1..])
+        .args(["run", "--bundle"])
+        .arg(bundle)
+        .arg(id)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("run {}: {e}", handler.path.display()))?;
+    let (code, words) = finish(child)?;
+    if code == Some(RAN) {
+        return Ok(());
+    }
+    // A runtime that failed half-way may have left the container's state and cgroup behind.
+    let cleanup = Command::new(&command[0])
+        .args(&command[1..])
+        .args(["delete", "--force", id])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| e.to_string())
+        .and_then(finish);
+    if let Err(why) = cleanup {
+        tracing::warn!(handler = handler.name, reason = why, "delete after a failed self-test");
+    }
+    let status = code.map_or("killed by a signal".to_owned(), |c| format!("exit status {c}"));
+    Err(format!("its self-test container ended with {status} instead of {RAN}: {}", words.trim()))
+}
+
+/// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said.
+fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
+    let stderr = child.stderr.take();
+    let reader = std::thread::spawn(move || {
+        let mut words = String::new();
+        if let Some(stderr) = stderr {
+            // What is not text is left out; the exit status tells the rest.
+            let _partial = stderr.take(WORDS).read_to_string(&mut words);
+        }
+        words
+    });
+    let process = gantry_sys::pidfd::Process::open(child.id() as i32).map_err(|e| e.to_string())?;
+    let limit = rustix::event::Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+    let ended = rustix::event::poll(&mut fds, Some(&limit)).map_err(|e| e.to_string())?;
+    if ended == 0 {
+        child.kill().map_err(|e| e.to_string())?;
+    }
+    let status = child.wait().map_err(|e| e.to_string())?;
+    if ended == 0 {
+        return Err(format!("it did not finish within {} s", LIMIT.as_secs()));
+    }
+    Ok((status.code(), reader.join().unwrap_or_default()))
+}

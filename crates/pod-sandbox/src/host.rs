@@ -1,0 +1,100 @@
+//! What must be known of the host to write a container's configuration; read once at start.
+
+use crate::spec::{HostDevice, HostFacts};
+use crate::spec::CAPABILITIES;
+use gantry_cgroup::{Hierarchies, Layout};
+use rustix::fs::{FileType, major, minor};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Most device nodes that a privileged container is given.
+const MAX_DEVICES: usize = 4096;
+
+/// Reads the facts of this host; what cannot be read counts as absent.
+pub(crate) fn facts(hierarchies: &Hierarchies) -> HostFacts {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let memory = hierarchies.mount_of("memory");
+    HostFacts {
+        bounding: bounding(&status),
+        cgroup_v2: hierarchies.layout() == Layout::V2,
+        swap_accounting: match hierarchies.layout() {
+            Layout::V1 => memory.is_some_and(|m| m.join("memory.memsw.limit_in_bytes").exists()),
+            Layout::V2 => true,
+        },
+        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y')),
+        devices: devices(Path::new("/dev")),
+    }
+}
+
+/// Names of the capabilities in the bounding set (`CapBnd` of proc(5)'s status).
+fn bounding(status: &str) -> Vec<String> {
+    let mask = status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapBnd:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |(number, _): &(usize, &&str)| mask >> number & 1 == 1;
+    CAPABILITIES.iter().enumerate().filter(has).map(|(_, name)| (*name).to_owned()).collect()
+}
+
+/// Device nodes below `root`, but for what a container has of its own (pts, shm, mqueue, console).
+fn devices(root: &Path) -> Vec<HostDevice> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            let own = ["pts", "shm", "mqueue", "console", "fd", ".udev", "ptmx"];
+            if dir == root && own.iter().any(|o| name == *o) {
+                continue;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            let kind = match FileType::from_raw_mode(meta.mode()) {
+                FileType::Directory => {
+                    open.push(path);
+                    continue;
+                }
+                FileType::CharacterDevice => 'c',
+                FileType::BlockDevice => 'b',
+                _ => continue,
+            };
+            if found.len() == MAX_DEVICES {
+                tracing::warn!(limit = MAX_DEVICES, "more device nodes than privileged containers are given");
+                return found;
+            }
+            found.push(HostDevice {
+                path: path.display().to_string(),
+                kind,
+                major: major(meta.rdev()),
+                minor: minor(meta.rdev()),
+                mode: meta.mode() & 0o777,
+                uid: meta.uid(),
+                gid: meta.gid(),
+            });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounding_set_is_read() {
+        let all = bounding("Name:\tx\nCapBnd:\t000001ffffffffff\n");
+        assert_eq!(all.len(), CAPABILITIES.len());
+        let less = bounding("CapBnd:\t000001fffeffffff\n");
+        assert!(!less.contains(&"CAP_SYS_RESOURCE".to_owned()) && less.len() == all.len() - 1);
+        assert!(bounding("").is_empty());
+    }
+
+    #[test]
+    fn this_host_has_a_null_device() {
+        let null = devices(Path::new("/dev")).into_iter().find(|d| d.path == "/dev/null").unwrap();
+        assert_eq!((null.kind, null.major, null.minor), ('c', 1, 3));
+    }
+}

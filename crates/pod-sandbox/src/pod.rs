@@ -1,0 +1,167 @@
+//! A sandbox in memory, and the operations on it.
+
+mod remove;
+mod run;
+mod stop;
+
+pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
+
+use crate::flight::lock;
+use crate::journal::{Journal, Undo};
+use crate::monitor::Monitor;
+use crate::record::{self, PodRecord, PodState, write_json};
+use crate::{Realm, Result};
+use gantry_cri_api::v1::NamespaceMode;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{RwLock, oneshot};
+
+/// A sandbox. The record is locked only for memory and for the run tmpfs, so that listing never waits.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) id: String,
+    pub(crate) realm: Realm,
+    /// Its directory on the run tmpfs.
+    pub(crate) dir: PathBuf,
+    /// Shared by what needs the sandbox to stay (create, start), exclusive for stop and remove.
+    pub(crate) gate: RwLock<()>,
+    /// Stop has begun: nothing new is started, and the monitor's end is no surprise.
+    stopping: AtomicBool,
+    record: Mutex<PodRecord>,
+    journal: Mutex<Journal>,
+    monitor: Mutex<Option<Arc<Monitor>>>,
+    execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+}
+
+impl Pod {
+    pub(crate) fn new(dir: PathBuf, record: PodRecord, journal: Journal) -> Self {
+        Self {
+            id: record.id.clone(),
+            realm: record.realm,
+            dir,
+            gate: RwLock::default(),
+            stopping: AtomicBool::new(false),
+            record: Mutex::new(record),
+            journal: Mutex::new(journal),
+            monitor: Mutex::default(),
+            execs: Mutex::default(),
+        }
+    }
+
+    /// What is known of it now. Short-lived: nothing else is done while it is held.
+    pub(crate) fn record(&self) -> MutexGuard<'_, PodRecord> {
+        lock(&self.record)
+    }
+
+    /// Changes the record, in memory and on disk. In memory it changes even when the disk refuses:
+    /// what happened has happened, and a restarted daemon asks the monitor.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut PodRecord)) -> Result<()> {
+        let mut record = self.record();
+        change(&mut record);
+        write_json(&self.dir.join(record::FILE), &*record)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.record().state == PodState::Ready && !self.is_stopping()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn promise(&self, step: Undo) -> Result<()> {
+        lock(&self.journal).push(step)
+    }
+
+    pub(crate) fn undone(&self, step: &Undo) {
+        lock(&self.journal).done(step);
+    }
+
+    pub(crate) fn owed(&self) -> Vec<Undo> {
+        lock(&self.journal).owed()
+    }
+
+    pub(crate) fn monitor(&self) -> Option<Arc<Monitor>> {
+        lock(&self.monitor).clone()
+    }
+
+    pub(crate) fn set_monitor(&self, monitor: Option<Arc<Monitor>>) {
+        *lock(&self.monitor) = monitor;
+    }
+
+    /// Waits for the end of exec session `id`, told by [`Pod::exec_exited`].
+    pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<i32> {
+        let (tell, told) = oneshot::channel();
+        lock(&self.execs).insert(id.to_owned(), tell);
+        told
+    }
+
+    pub(crate) fn forget_exec(&self, id: &str) {
+        lock(&self.execs).remove(id);
+    }
+
+    pub(crate) fn exec_exited(&self, id: &str, code: i32) {
+        if let Some(waiting) = lock(&self.execs).remove(id) {
+            // The client may have gone.
+            let _late = waiting.send(code);
+        }
+    }
+
+    /// Nobody will tell the end of any session any more: the monitor is gone.
+    pub(crate) fn drop_execs(&self) {
+        lock(&self.execs).clear();
+    }
+
+    pub(crate) fn shm_dir(&self) -> PathBuf {
+        self.dir.join("shm")
+    }
+
+    pub(crate) fn runtime_root(&self) -> PathBuf {
+        self.dir.join("runtime")
+    }
+
+    pub(crate) fn container_dir(&self, id: &str) -> PathBuf {
+        self.dir.join(id)
+    }
+}
+
+/// Where the namespaces of a sandbox come from, as its configuration asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PodNamespaces {
+    pub(crate) host_network: bool,
+    pub(crate) host_ipc: bool,
+    pub(crate) shared_pid: bool,
+    pub(crate) host_pid: bool,
+}
+
+impl PodNamespaces {
+    pub(crate) fn of(record: &PodRecord) -> Self {
+        let options = record
+            .config
+            .linux
+            .as_ref()
+            .and_then(|l| l.security_context.as_ref())
+            .and_then(|s| s.namespace_options.as_ref());
+        let mode = |value: Option<i32>| {
+            NamespaceMode::try_from(value.unwrap_or_default()).unwrap_or(NamespaceMode::Pod)
+        };
+        let pid = mode(options.map(|o| o.pid));
+        Self {
+            host_network: mode(options.map(|o| o.network)) == NamespaceMode::Node,
+            host_ipc: mode(options.map(|o| o.ipc)) == NamespaceMode::Node,
+            shared_pid: pid == NamespaceMode::Pod,
+            host_pid: pid == NamespaceMode::Node,
+        }
+    }
+}
+
+/// Path of one of the namespaces that a pause child holds.
+pub(crate) fn namespace_path(pid: i32, kind: &str) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("ns").join(kind)
+}

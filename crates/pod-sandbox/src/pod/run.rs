@@ -1,0 +1,418 @@
+//! RunPodSandbox.
+
+use super::{Pod, PodNamespaces, namespace_path};
+use crate::engine::{Engine, Inner, PodKey, PodNetwork, realm_cgroup};
+use crate::error::{Kind, io_error};
+use crate::flight::{blocking, lock};
+use crate::journal::{Journal, Undo};
+use crate::monitor::{Monitor, Notice};
+use crate::pod_files;
+use crate::record::{self, PodRecord, PodState};
+use crate::{Error, Realm, Result};
+use gantry_cri_api::v1;
+use gantry_monitor_api::{Namespaces, Setup, VERSION};
+use gantry_netns::{AttachRequest, PortMapping, Protocol};
+use gantry_sys::mount;
+use rustix::mount::MountFlags;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+/// Longest name, namespace, uid or host name that is taken.
+const MAX_NAME: usize = 253;
+
+/// Size of a pod's /dev/shm, as the kubelet's users know it.
+const SHM_OPTIONS: &str = "mode=1777,size=67108864";
+
+impl Engine {
+    /// Makes a sandbox and returns its id; the same request again joins the running one or returns
+    /// the id that it got.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::AlreadyExists`] naming the sandbox that has the same key and another configuration.
+    pub async fn run_pod(
+        &self,
+        realm: Realm,
+        config: v1::PodSandboxConfig,
+        handler: &str,
+    ) -> Result<String> {
+        let inner = &self.inner;
+        let (key, name) = check(realm, &config)?;
+        let resolved = inner.handlers.get(handler)?.name().to_owned();
+        let (pod, fresh) = {
+            let mut state = lock(&inner.state);
+            match state.pod_keys.get(&key).and_then(|id| state.pods.get(id)) {
+                Some(pod) => (pod.clone(), false),
+                None => {
+                    let pod = Arc::new(new_pod(inner, realm, config.clone(), handler, &resolved)?);
+                    state.pod_keys.insert(key.clone(), pod.id.clone());
+                    state.pods.insert(pod.id.clone(), pod.clone());
+                    (pod, true)
+                }
+            }
+        };
+        if !fresh {
+            let record = pod.record();
+            let taken = |why: &str| {
+                let message = format!("pod sandbox {name} exists already as {}, {why}", pod.id);
+                Err(Error::new(Kind::AlreadyExists, message))
+            };
+            if record.config != config || record.requested_handler != handler {
+                return taken("with another configuration; remove it or use another attempt number");
+            }
+            match record.state {
+                PodState::Ready => return Ok(pod.id.clone()),
+                PodState::Stopped => return taken("stopped; remove it or use another attempt number"),
+                PodState::Creating => {}
+            }
+        }
+        let work = {
+            let (inner, pod) = (inner.clone(), pod.clone());
+            move || async move { create(&inner, &pod).await }
+        };
+        inner.pod_flights.join(key, work).await.map_err(|e| e.context(format!("pod sandbox {name}")))
+    }
+}
+
+fn new_pod(
+    inner: &Inner,
+    realm: Realm,
+    config: v1::PodSandboxConfig,
+    requested: &str,
+    handler: &str,
+) -> Result<Pod> {
+    let id = crate::id::new_id()?;
+    let dir = inner.pods_dir().join(&id);
+    let linux = config.linux.as_ref();
+    let cgroup_parent = match linux.map(|l| l.cgroup_parent.as_str()) {
+        None | Some("") => format!("{}/{id}", realm_cgroup(realm)),
+        Some(parent) => format!("/{}", parent.trim_matches('/')),
+    };
+    let log_directory = match config.log_directory.as_str() {
+        "" => inner.root.join("logs").join(&id),
+        dir => PathBuf::from(dir),
+    };
+    let record = PodRecord {
+        version: record::VERSION,
+        id,
+        realm,
+        boot_id: inner.boot_id.clone(),
+        handler: handler.to_owned(),
+        requested_handler: requested.to_owned(),
+        created_at: record::now(),
+        config,
+        state: PodState::Creating,
+        reason: None,
+        monitor: None,
+        pause: None,
+        ips: Vec::new(),
+        cgroup_parent,
+        log_directory,
+    };
+    let journal = Journal::new(&dir);
+    Ok(Pod::new(dir, record, journal))
+}
+
+async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
+    let started = std::time::Instant::now();
+    let result = build(inner, pod).await;
+    match result {
+        Ok(()) => {
+            let ms = started.elapsed().as_millis() as u64;
+            tracing::info!(pod = %pod.id, duration_ms = ms, "sandbox is ready");
+            Ok(pod.id.clone())
+        }
+        Err(error) => {
+            pod.set_stopping();
+            inner.abandon_pod(pod).await;
+            Err(error)
+        }
+    }
+}
+
+async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
+    let record = pod.record().clone();
+    let namespaces = PodNamespaces::of(&record);
+    // The cgroup path must make sense before anything is made under it.
+    inner.cgroup(&record.cgroup_parent)?;
+    make_dirs(inner, pod, &record)?;
+
+    let hostname = hostname(&record, &namespaces);
+    let setup = Setup {
+        version: VERSION,
+        pod_id: pod.id.clone(),
+        pod_dir: pod.dir.clone(),
+        namespaces: Namespaces {
+            net: !namespaces.host_network,
+            ipc: !namespaces.host_ipc,
+            uts: !namespaces.host_network,
+            pid: namespaces.shared_pid,
+        },
+        hostname: (!namespaces.host_network).then(|| hostname.clone()),
+        sysctls: sysctls(&record),
+        pause_oom_score_adj: -998,
+    };
+    pod.promise(Undo::StopMonitor)?;
+    let (client, child) = inner.spawner.spawn(&pod.dir).await?;
+    let pid = child.id() as i32;
+    inner.reap(child);
+    let (monitor, hello) = Monitor::set_up(client, pid, setup, inner.notices(&pod.id)).await?;
+    pod.set_monitor(Some(monitor));
+    let pause = hello
+        .pause
+        .ok_or_else(|| Error::new(Kind::Internal, "the monitor reports no pause child after its set-up"))?;
+    pod.update(|r| {
+        r.monitor = Some(hello.monitor);
+        r.pause = Some(pause);
+    })?;
+
+    let mut ips = Vec::new();
+    if !namespaces.host_network {
+        ips = attach(inner, pod, &record, pause.pid).await?;
+    }
+    let shm = (!namespaces.host_ipc).then(|| pod.shm_dir());
+    if let Some(shm) = &shm {
+        std::fs::create_dir(shm).map_err(io_error("create", shm))?;
+        pod.promise(Undo::Unmount(shm.clone()))?;
+        mount::tmpfs(shm, SHM_OPTIONS, MountFlags::NOEXEC)?;
+    }
+    let (dir, config) = (pod.dir.clone(), record.config.clone());
+    let ip = ips.first().cloned();
+    blocking(move || write_files(&dir, &config, &hostname, ip.as_deref(), namespaces.host_network)).await?;
+    if pod.is_stopping() {
+        return Err(Error::new(Kind::FailedPrecondition, "the sandbox died while it was being made"));
+    }
+    pod.update(|r| {
+        r.ips = ips;
+        r.state = PodState::Ready;
+    })
+}
+
+fn make_dirs(inner: &Inner, pod: &Pod, record: &PodRecord) -> Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(&pod.dir).map_err(io_error("create", &pod.dir))?;
+    pod.update(|_| {})?;
+    let runtime = pod.runtime_root();
+    std::fs::create_dir(&runtime).map_err(io_error("create", &runtime))?;
+    if record.config.log_directory.is_empty() {
+        pod.promise(Undo::RemoveDir(record.log_directory.clone()))?;
+    }
+    if record.cgroup_parent.starts_with(&realm_cgroup(record.realm)) {
+        pod.promise(Undo::RemoveEmptyCgroup(record.cgroup_parent.clone()))?;
+    }
+    debug_assert!(pod.dir.starts_with(&inner.run_dir));
+    std::fs::create_dir_all(&record.log_directory).map_err(io_error("create", &record.log_directory))
+}
+
+async fn attach(inner: &Inner, pod: &Pod, record: &PodRecord, pause: i32) -> Result<Vec<String>> {
+    if let (Realm::Cri, PodNetwork::Missing(why)) = (pod.realm, &inner.cri_network) {
+        let message = format!("the pod network is not ready: {why}");
+        return Err(Error::new(Kind::Unavailable, message));
+    }
+    let path = namespace_path(pause, "net");
+    let netns: OwnedFd = std::fs::File::open(&path).map_err(io_error("open", &path))?.into();
+    let ports = port_mappings(&record.config)?;
+    pod.promise(Undo::DetachNetwork)?;
+    let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: "eth0".into(), ports };
+    let attachment = inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
+    Ok(vec![attachment.ip.to_string()])
+}
+
+fn port_mappings(config: &v1::PodSandboxConfig) -> Result<Vec<PortMapping>> {
+    let mut ports = Vec::new();
+    for port in config.port_mappings.iter().filter(|p| p.host_port != 0) {
+        let bad = |what: &str| {
+            let message = format!(
+                "port mapping {}:{}: {what}",
+                port.host_port, port.container_port
+            );
+            Error::new(Kind::InvalidArgument, message)
+        };
+        let number = |value: i32| u16::try_from(value).ok().filter(|n| *n > 0);
+        let protocol = match v1::Protocol::try_from(port.protocol) {
+            Ok(v1::Protocol::Tcp) => Protocol::Tcp,
+            Ok(v1::Protocol::Udp) => Protocol::Udp,
+            _ => return Err(bad("the built-in network maps TCP and UDP ports only")),
+        };
+        let host_ip = match port.host_ip.as_str() {
+            "" => None,
+            ip => Some(ip.parse::<IpAddr>().map_err(|_| bad("the host address is not an IP address"))?),
+        };
+        ports.push(PortMapping {
+            protocol,
+            container_port: number(port.container_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
+            host_port: number(port.host_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
+            host_ip,
+        });
+    }
+    Ok(ports)
+}
+
+fn hostname(record: &PodRecord, namespaces: &PodNamespaces) -> String {
+    if namespaces.host_network {
+        let uname = rustix::system::uname();
+        return uname.nodename().to_string_lossy().into_owned();
+    }
+    match record.config.hostname.as_str() {
+        "" => record.id[..12].to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn sysctls(record: &PodRecord) -> Vec<(String, String)> {
+    let linux = record.config.linux.as_ref();
+    linux.map_or_else(Vec::new, |l| l.sysctls.clone().into_iter().collect())
+}
+
+/// Writes the pod's files. Runs off the async threads: it reads files of the host.
+fn write_files(
+    dir: &Path,
+    config: &v1::PodSandboxConfig,
+    hostname: &str,
+    ip: Option<&str>,
+    host_network: bool,
+) -> Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).map_err(io_error("write", &path))
+    };
+    write("hostname", &format!("{hostname}\n"))?;
+    let hosts = match host_network {
+        true => host_file("/etc/hosts").unwrap_or_else(|| pod_files::hosts(hostname, ip)),
+        false => pod_files::hosts(hostname, ip),
+    };
+    write("hosts", &hosts)?;
+    let resolv = match &config.dns_config {
+        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => {
+            pod_files::resolv_conf(dns)
+        }
+        _ => host_file("/etc/resolv.conf").unwrap_or_default(),
+    };
+    write("resolv.conf", &resolv)
+}
+
+fn host_file(path: &str) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(pod_files::MAX_HOST_FILE).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)> {
+    let bad = |message: String| Error::new(Kind::InvalidArgument, message);
+    let meta = config.metadata.as_ref().ok_or_else(|| bad("the sandbox configuration has no metadata".into()))?;
+    for (field, value) in [("name", &meta.name), ("namespace", &meta.namespace), ("uid", &meta.uid)] {
+        if value.is_empty() || value.len() > MAX_NAME || value.contains(['\n', '\0']) {
+            return Err(bad(format!("the sandbox {field} {value:.64?} must have 1 to {MAX_NAME} characters on one line")));
+        }
+    }
+    // sethostname(2) takes 64 bytes.
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_';
+    if config.hostname.len() > 64 || !config.hostname.bytes().all(letters) {
+        let message = "the host name {:?} must have at most 64 of a-z, A-Z, 0-9, '-', '_' and '.'";
+        return Err(bad(message.replace("{:?}", &format!("{:.80?}", config.hostname))));
+    }
+    if !config.log_directory.is_empty() && !is_plain_absolute(&config.log_directory) {
+        return Err(bad(format!("log directory {:?} must be an absolute path without '..'", config.log_directory)));
+    }
+    if let Some(dns) = &config.dns_config {
+        let fields = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
+        if let Some(field) = fields.into_iter().find(|f| !pod_files::is_clean(f)) {
+            return Err(bad(format!("the DNS entry {field:?} is empty or has more than one line")));
+        }
+    }
+    let key = PodKey {
+        realm,
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        attempt: meta.attempt,
+    };
+    Ok((key, format!("{}/{}", meta.namespace, meta.name)))
+}
+
+/// Whether a path is absolute and does not climb.
+pub(crate) fn is_plain_absolute(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('\0') && !path.split('/').any(|part| part == "..")
+}
+
+impl Inner {
+    /// Who hears what the monitor of `pod_id` tells of its own accord.
+    pub(crate) fn notices(self: &Arc<Self>, pod_id: &str) -> impl Fn(Notice) + Send + 'static {
+        let (inner, pod_id): (Weak<Self>, String) = (Arc::downgrade(self), pod_id.to_owned());
+        move |notice| {
+            if let Some(inner) = inner.upgrade() {
+                inner.hear(&pod_id, notice);
+            }
+        }
+    }
+
+    /// Collects the exit status of a monitor that this daemon forked, once it ends.
+    fn reap(&self, mut child: std::process::Child) {
+        tokio::spawn(async move {
+            if let Ok(process) = gantry_sys::pidfd::Process::open(child.id() as i32) {
+                crate::undo::wait_exit(&process).await;
+            }
+            // It has exited: this returns at once.
+            let _status = child.wait();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> v1::PodSandboxConfig {
+        let meta = v1::PodSandboxMetadata {
+            name: "web".into(),
+            uid: "u1".into(),
+            namespace: "default".into(),
+            attempt: 0,
+        };
+        v1::PodSandboxConfig { metadata: Some(meta), ..Default::default() }
+    }
+
+    #[test]
+    fn bad_configurations_are_named() {
+        type Change = fn(&mut v1::PodSandboxConfig);
+        let table: [(&str, Change); 7] = [
+            ("metadata", |c| c.metadata = None),
+            ("name", |c| c.metadata.as_mut().unwrap().name.clear()),
+            ("uid", |c| c.metadata.as_mut().unwrap().uid = "x".repeat(254)),
+            ("host name", |c| c.hostname = "x".repeat(65)),
+            ("host name", |c| c.hostname = "a b".into()),
+            ("log directory", |c| c.log_directory = "/var/log/../../etc".into()),
+            ("DNS", |c| {
+                let servers = vec!["1.1.1.1\noptions x".into()];
+                c.dns_config = Some(v1::DnsConfig { servers, ..Default::default() });
+            }),
+        ];
+        check(Realm::Cri, &config()).unwrap();
+        for (word, change) in table {
+            let mut config = config();
+            change(&mut config);
+            let error = check(Realm::Cri, &config).unwrap_err();
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+            assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn host_ports_are_checked() {
+        let port = |protocol, host_port, container_port, ip: &str| v1::PortMapping {
+            protocol,
+            container_port,
+            host_port,
+            host_ip: ip.into(),
+        };
+        let map = |p| port_mappings(&v1::PodSandboxConfig { port_mappings: vec![p], ..config() });
+        assert!(map(port(0, 0, 80, "")).unwrap().is_empty(), "no host port, nothing to map");
+        assert_eq!(map(port(1, 53, 5353, "127.0.0.1")).unwrap()[0].host_port, 53);
+        for bad in [port(2, 80, 80, ""), port(0, 70000, 80, ""), port(0, 80, -1, ""), port(0, 80, 80, "x")] {
+            assert_eq!(map(bad).unwrap_err().kind(), Kind::InvalidArgument);
+        }
+    }
+}

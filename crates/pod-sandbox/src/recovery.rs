@@ -1,0 +1,222 @@
+//! A new daemon takes over: records are read, monitors dialled, half-done operations undone.
+//!
+//! The monitor's word beats the record, an exit record beats a missing monitor, and pid with start
+//! time beats both. One sandbox that cannot be understood is set aside; it never keeps the others.
+
+use crate::container::Container;
+use crate::engine::{ContainerKey, Engine, EngineConfig, Inner, PodKey, remove_tree};
+use crate::error::io_error;
+use crate::flight::lock;
+use crate::journal::Journal;
+use crate::monitor::Monitor;
+use crate::pod::Pod;
+use crate::record::{self, ContainerRecord, ContainerState, PodRecord, PodState, read_json};
+use crate::{Error, Realm, Result};
+use gantry_monitor_api::Hello;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a new daemon found.
+#[derive(Debug, Default, Clone)]
+pub struct RecoveryReport {
+    /// Sandboxes that run on.
+    pub adopted: usize,
+    /// Sandboxes that were being made, or whose boot is over, and are being undone.
+    pub undone: usize,
+    /// Records that could not be understood: where they are now, and why.
+    pub quarantined: Vec<(PathBuf, String)>,
+}
+
+impl Engine {
+    /// Builds an engine and takes over what an earlier daemon left.
+    ///
+    /// Returns once every record is read and every monitor dialled; undoing goes on in the background.
+    ///
+    /// # Errors
+    ///
+    /// Only what makes the node unusable as a whole (no OCI runtime, no run directory).
+    pub async fn open(config: EngineConfig) -> Result<(Self, RecoveryReport)> {
+        let engine = Self::build(config)?;
+        let report = engine.inner.recover().await?;
+        Ok((engine, report))
+    }
+}
+
+impl Inner {
+    async fn recover(self: &Arc<Self>) -> Result<RecoveryReport> {
+        let mut report = RecoveryReport::default();
+        let dir = self.pods_dir();
+        let entries = std::fs::read_dir(&dir).map_err(io_error("list", &dir))?;
+        let mut adopt = Vec::new();
+        for entry in entries.flatten() {
+            let dir = entry.path();
+            match self.load(&dir) {
+                Ok(pod) if pod.record().state == PodState::Creating || pod.record().boot_id != self.boot_id => {
+                    report.undone += 1;
+                    self.abandon_in_background(pod);
+                }
+                Ok(pod) => adopt.push(pod),
+                // A directory whose record was never written: nothing else was made before it.
+                Err(_) if !dir.join(record::FILE).exists() && !dir.join(crate::journal::FILE).exists() => {
+                    remove_tree(&dir)?;
+                }
+                Err(error) => {
+                    let place = self.quarantine(&dir)?;
+                    tracing::error!(path = %place.display(), %error, "sandbox record set aside");
+                    report.quarantined.push((place, error.to_string()));
+                }
+            }
+        }
+        lock(&self.quarantined).clone_from(&report.quarantined);
+        report.adopted = adopt.len();
+        let dialled = adopt.into_iter().map(|pod| {
+            let inner = self.clone();
+            tokio::spawn(async move { inner.take_over(pod).await })
+        });
+        for task in dialled.collect::<Vec<_>>() {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "taking over a sandbox ended abnormally");
+            }
+        }
+        self.recover_network_and_snapshots().await;
+        Ok(report)
+    }
+
+    /// Attachments and writable layers that no sandbox owns any more.
+    async fn recover_network_and_snapshots(self: &Arc<Self>) {
+        let (pods, containers): (HashSet<String>, HashSet<String>) = {
+            let state = lock(&self.state);
+            (state.pods.keys().cloned().collect(), state.containers.keys().cloned().collect())
+        };
+        self.network.recover(&pods).await;
+        for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(id)) {
+            let images = self.images.clone();
+            let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "writable layer of a container that is gone not removed");
+            }
+        }
+    }
+
+    fn load(self: &Arc<Self>, dir: &Path) -> Result<Arc<Pod>> {
+        let record: PodRecord = read_json(&dir.join(record::FILE))?;
+        check_version(record.version, dir)?;
+        let pod = Arc::new(Pod::new(dir.to_owned(), record, Journal::load(dir)?));
+        let mut containers = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))?.flatten() {
+            let path = entry.path();
+            if !path.join(record::FILE).exists() && !path.join(crate::journal::FILE).exists() {
+                continue;
+            }
+            let record: ContainerRecord = read_json(&path.join(record::FILE))?;
+            check_version(record.version, &path)?;
+            let journal = Journal::load(&path)?;
+            containers.push(Arc::new(Container::new(pod.clone(), path, record, journal)));
+        }
+        let mut state = lock(&self.state);
+        state.pod_keys.extend(pod_key(&pod).map(|key| (key, pod.id.clone())));
+        state.pods.insert(pod.id.clone(), pod.clone());
+        for container in containers {
+            state.container_keys.extend(container_key(&container).map(|key| (key, container.id.clone())));
+            state.containers.insert(container.id.clone(), container);
+        }
+        Ok(pod)
+    }
+
+    fn abandon_in_background(self: &Arc<Self>, pod: Arc<Pod>) {
+        pod.set_stopping();
+        lock(&self.state).pod_keys.retain(|_, id| *id != pod.id);
+        let inner = self.clone();
+        tokio::spawn(async move {
+            for container in inner.containers_of(&pod.id) {
+                if let Err(error) = inner.remove_container(&container).await {
+                    tracing::warn!(container = %container.id, %error, "container of a failed sandbox not removed");
+                }
+            }
+            inner.abandon_pod(&pod).await;
+        });
+    }
+
+    async fn take_over(self: Arc<Self>, pod: Arc<Pod>) {
+        for container in self.containers_of(&pod.id) {
+            if container.record().state == ContainerState::Creating {
+                self.abandon_container(&container).await;
+            }
+        }
+        match Monitor::connect(&pod.dir, self.notices(&pod.id)).await {
+            Ok((monitor, hello)) => {
+                pod.set_monitor(Some(monitor));
+                self.adopt(&pod, &hello).await;
+                if hello.pause.is_none() {
+                    self.pod_died(&pod, crate::pod::PAUSE_EXITED);
+                }
+            }
+            Err(error) if pod.record().state == PodState::Ready => {
+                tracing::warn!(pod = %pod.id, %error, "monitor does not answer");
+                self.pod_died(&pod, crate::pod::MONITOR_LOST);
+            }
+            // A stopped sandbox has no monitor.
+            Err(_) => {}
+        }
+    }
+
+    /// Brings what is known of a pod's containers in line with what its monitor says.
+    pub(crate) async fn adopt(self: &Arc<Self>, pod: &Arc<Pod>, hello: &Hello) {
+        for container in self.containers_of(&pod.id) {
+            let known = hello.containers.iter().find(|c| c.container_id == container.id);
+            let state = container.record().state;
+            match known {
+                Some(held) => {
+                    if state != ContainerState::Exited {
+                        let started_at = match &held.exit {
+                            Some(exit) => exit.started_at,
+                            None if container.record().started_at != 0 => container.record().started_at,
+                            None => record::now(),
+                        };
+                        container.mark_running(held.process, started_at);
+                    }
+                    if let Some(exit) = &held.exit {
+                        container.mark_exited(exit);
+                    }
+                }
+                None if state == ContainerState::Running => {
+                    if let Err(error) = self.bury_container(&container, "Unknown").await {
+                        tracing::error!(container = %container.id, %error, "container unknown to its monitor not killed");
+                    }
+                }
+                // Starting: the runtime may still be at it; the monitor will announce the end of it.
+                None => {}
+            }
+        }
+    }
+
+    fn quarantine(&self, dir: &Path) -> Result<PathBuf> {
+        let name = dir.file_name().unwrap_or_default();
+        let place = self.run_dir.join("quarantine").join(name);
+        std::fs::rename(dir, &place).map_err(io_error("set aside", dir))?;
+        Ok(place)
+    }
+}
+
+fn check_version(version: u32, dir: &Path) -> Result<()> {
+    if version == record::VERSION {
+        return Ok(());
+    }
+    let message = format!("{}: record of version {version}, this daemon knows {}", dir.display(), record::VERSION);
+    Err(Error::new(crate::Kind::FailedPrecondition, message))
+}
+
+fn pod_key(pod: &Pod) -> Option<PodKey> {
+    let record = pod.record();
+    let meta = record.config.metadata.as_ref()?;
+    let realm: Realm = record.realm;
+    let (namespace, name, uid) = (meta.namespace.clone(), meta.name.clone(), meta.uid.clone());
+    Some(PodKey { realm, namespace, name, uid, attempt: meta.attempt })
+}
+
+fn container_key(container: &Container) -> Option<ContainerKey> {
+    let record = container.record();
+    let meta = record.config.metadata.as_ref()?;
+    Some(ContainerKey { pod_id: record.pod_id.clone(), name: meta.name.clone(), attempt: meta.attempt })
+}

@@ -1,0 +1,82 @@
+//! The thread that forks monitors, and the sealed program that they run.
+
+use crate::error::io_error;
+use crate::{Error, Result};
+use gantry_cgroup::Hierarchies;
+use gantry_monitor_api::Client;
+use gantry_sys::{memfd, seqpacket};
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// Cgroup of all monitors: not the pods' own, where they would be limited, frozen and killed with them.
+pub(crate) const MONITORS_CGROUP: &str = "/gantry-monitors.slice";
+
+/// Forks monitors from one thread that lives in [`MONITORS_CGROUP`], so that on cgroup v1 no monitor
+/// has to be moved there (each move waits for an RCU grace period).
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    jobs: mpsc::SyncSender<Job>,
+}
+
+struct Job {
+    pod_dir: PathBuf,
+    done: oneshot::Sender<Result<(Client, Child)>>,
+}
+
+impl Spawner {
+    /// Seals the monitor program and starts the thread.
+    pub(crate) fn start(program: &Path, hierarchies: Hierarchies) -> Result<Self> {
+        let program = memfd::seal_program(program)?;
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(64);
+        let run = move || {
+            if let Err(error) = hierarchies.enter_thread(MONITORS_CGROUP) {
+                tracing::warn!(%error, "monitors stay in the daemon's cgroup");
+            }
+            for job in inbox {
+                let spawned = spawn(&program, &hierarchies, &job.pod_dir);
+                if let Err(Ok((_, mut child))) = job.done.send(spawned) {
+                    // Nobody waits for it any more; it exits by itself at the end of its socket.
+                    let _status = child.wait();
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("spawner".into())
+            .spawn(run)
+            .map_err(|e| Error::internal(&e).context("start the spawner thread"))?;
+        Ok(Self { jobs })
+    }
+
+    /// Spawns a monitor for the pod in `pod_dir`; it waits for its set-up on the returned socket.
+    pub(crate) async fn spawn(&self, pod_dir: &Path) -> Result<(Client, Child)> {
+        let (done, result) = oneshot::channel();
+        let busy = || Error::new(crate::Kind::ResourceExhausted, "too many monitors are being started; retry");
+        self.jobs.try_send(Job { pod_dir: pod_dir.to_owned(), done }).map_err(|_| busy())?;
+        result.await.map_err(|_| Error::new(crate::Kind::Internal, "the spawner thread ended"))?
+    }
+}
+
+fn spawn(program: &OwnedFd, hierarchies: &Hierarchies, pod_dir: &Path) -> Result<(Client, Child)> {
+    let (ours, theirs) = seqpacket::pair()?;
+    let log_path = pod_dir.join("monitor.log");
+    let log = File::options().create(true).append(true).open(&log_path).map_err(io_error("open", &log_path))?;
+    let log_too = log.try_clone().map_err(io_error("open", &log_path))?;
+    let path = memfd::exec_path(program.as_fd());
+    let pod = pod_dir.file_name().unwrap_or_default().to_string_lossy();
+    let child = Command::new(&path)
+        .arg0(format!("gantry-monitor {pod}"))
+        .env_clear()
+        .current_dir("/")
+        .stdin(theirs)
+        .stdout(log)
+        .stderr(log_too)
+        .spawn()
+        .map_err(io_error("spawn the monitor", &path))?;
+    hierarchies.place(MONITORS_CGROUP, child.id())?;
+    Ok((Client::from_socket(ours), child))
+}
