@@ -27,7 +27,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Prefix of a whiteout's name (OCI image-spec, layer.md).
 const WHITEOUT: &[u8] = b".wh.";
@@ -83,7 +84,7 @@ impl fmt::Debug for Kind<'_> {
 pub struct Placer {
     root: OwnedFd,
     /// Lower layers' directories, topmost first; `None` until the caller was asked for them.
-    lower: Option<Vec<PathBuf>>,
+    lower: Option<Vec<Arc<OwnedFd>>>,
     parent: Option<Parent>,
     buffer: Vec<u8>,
     bytes: u64,
@@ -109,8 +110,8 @@ impl Placer {
         Ok(Self { root, lower, parent, buffer, bytes: 0, inodes: 0, root_placed: false, root_opaque: false })
     }
 
-    /// Hands in the lower layers' directories, topmost first; empty for the lowest layer.
-    pub fn set_lower(&mut self, lower: Vec<PathBuf>) {
+    /// Hands in the open directories of the lower layers, topmost first; empty for the lowest layer.
+    pub fn set_lower(&mut self, lower: Vec<Arc<OwnedFd>>) {
         self.lower = Some(lower);
     }
 

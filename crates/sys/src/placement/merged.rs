@@ -6,7 +6,6 @@ use super::{
     AtFlags, Attributes, BorrowedFd, DIRECTORY, File, FileType, MAX_PATH, Mode, OFlags, OwnedFd, PlaceError,
     Placer, ResolveFlags, Stat, Time, components, open_directory, stat_name,
 };
-use crate::Error;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -212,7 +211,7 @@ impl Placer {
         for &index in &here.visible {
             let path = child.join(&b'/');
             let root = self.root_below(index)?;
-            let stat = match rustix::fs::statat(&root, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            let stat = match rustix::fs::statat(root, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
                 Err(e) => return Err(PlaceError::of("statat", &path, e)),
@@ -266,13 +265,8 @@ impl Placer {
         }
     }
 
-    fn root_below(&self, index: usize) -> Result<OwnedFd, PlaceError> {
-        let Some(root) = self.lower.as_ref().and_then(|l| l.get(index)) else {
-            return Err(PlaceError::NeedsLower);
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(root, flags, Mode::empty())
-            .map_err(|e| Error::new("open", root.display().to_string(), e))?)
+    fn root_below(&self, index: usize) -> Result<&OwnedFd, PlaceError> {
+        self.lower.as_ref().and_then(|l| l.get(index)).map(AsRef::as_ref).ok_or(PlaceError::NeedsLower)
     }
 
     /// Opens a path of a lower layer whose parents were walked, so that none of them is a link.
@@ -280,14 +274,14 @@ impl Placer {
         let path = path.join(&b'/');
         let root = self.root_below(index)?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(&root, path.as_slice(), flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
+        rustix::fs::openat2(root, path.as_slice(), flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
             .map_err(|e| PlaceError::of("openat2", &path, e))
     }
 
     fn read_link_below(&self, index: usize, path: &[Vec<u8>]) -> Result<Vec<u8>, PlaceError> {
         let path = path.join(&b'/');
         let root = self.root_below(index)?;
-        let target = rustix::fs::readlinkat(&root, path.as_slice(), Vec::new())
+        let target = rustix::fs::readlinkat(root, path.as_slice(), Vec::new())
             .map_err(|e| PlaceError::of("readlinkat", &path, e))?;
         Ok(target.into_bytes())
     }

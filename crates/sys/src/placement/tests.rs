@@ -1,5 +1,6 @@
 use super::*;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 
 /// A layer under construction, with a bystander outside that hostile entries aim at.
 struct Scene {
@@ -247,7 +248,7 @@ fn what_a_layer_leaves_out_comes_from_below() {
     let mut p = scene.placer();
     assert!(matches!(file(&mut p, "lib/new", "new"), Err(PlaceError::NeedsLower)));
     assert!(matches!(hard_link(&mut p, "h", "plain"), Err(PlaceError::NeedsLower)));
-    p.set_lower(vec![middle, bottom]);
+    p.set_lower([middle, bottom].iter().map(|d| Arc::new(File::open(d).unwrap().into())).collect());
     file(&mut p, "lib/new", "new").unwrap();
     hard_link(&mut p, "usr/lib/second", "lib/binary").unwrap();
     hard_link(&mut p, "usr/lib/second-alias", "usr/lib/alias").unwrap();
