@@ -19,9 +19,12 @@
 //! containers/<container id>/{lease.json,upper/,work/}
 //! ```
 
+mod content;
 mod credentials;
+mod digest;
 mod error;
 mod image;
+mod names;
 mod progress;
 mod store;
 
