@@ -6,6 +6,7 @@
 
 pub mod bpf;
 mod error;
+pub mod fork;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;

@@ -1,0 +1,86 @@
+//! What the monitor keeps of a container and of an exec session.
+
+use crate::reaper::End;
+use gantry_monitor_api::{ExitRecord, Process, VERSION};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// A container that was started and not forgotten.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) process: Process,
+    pub(crate) bundle: PathBuf,
+    pub(crate) started_at: i64,
+    pub(crate) oom: OomCounter,
+    /// Its output goes to a log that has to be written out before its end is told.
+    pub(crate) has_log: bool,
+    /// Our end of its standard input, if it has one.
+    pub(crate) _stdin: Option<OwnedFd>,
+    pub(crate) exit: Option<ExitRecord>,
+}
+
+/// The kernel's count of OOM kills, and what it was when the container started.
+#[derive(Debug, Default)]
+pub(crate) struct OomCounter {
+    file: Option<PathBuf>,
+    before: u64,
+}
+
+impl OomCounter {
+    pub(crate) fn new(file: Option<PathBuf>) -> Self {
+        let before = file.as_deref().map_or(0, oom_kills);
+        Self { file, before }
+    }
+
+    fn has_grown(&self) -> bool {
+        self.file.as_deref().is_some_and(|f| oom_kills(f) > self.before)
+    }
+}
+
+/// The `oom_kill` line of `memory.events` (v2) or `memory.oom_control` (v1); 0 when it cannot be read.
+fn oom_kills(file: &Path) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How a container ended: on disk before anybody is told.
+pub(crate) fn record_end(id: &str, container: &mut Container, end: End) -> ExitRecord {
+    let record = ExitRecord {
+        version: VERSION,
+        container_id: id.to_owned(),
+        exit_code: end.code,
+        signal: end.signal,
+        // The kernel kills with SIGKILL; a process that ended otherwise was not its victim.
+        oom_killed: end.signal == Some(9) && container.oom.has_grown(),
+        started_at: container.started_at,
+        finished_at: crate::runtime_call::now().max(container.started_at),
+    };
+    if let Err(error) = record.write(&container.bundle) {
+        // It stays in memory and is told all the same; only a daemon that starts after this monitor
+        // died would not know it.
+        eprintln!("gantry-monitor: {error}");
+    }
+    container.exit = Some(record.clone());
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oom_kills_are_counted_on_both_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c");
+        for (text, count) in [
+            ("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", 3),
+            ("low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 0\n", 1),
+            ("", 0),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(oom_kills(&file), count, "{text}");
+        }
+        assert_eq!(oom_kills(Path::new("/nonexistent")), 0);
+        assert!(!OomCounter::new(None).has_grown());
+    }
+}

@@ -1,0 +1,390 @@
+//! The event thread: waits for everything at once and never for one thing alone.
+
+use crate::connection::{Connection, Received};
+use crate::container::{Container, record_end};
+use crate::kill_tree::kill_tree;
+use crate::log::{LogThread, Report};
+use crate::reaper::{self, End, Strays};
+use crate::requests::Pending;
+use gantry_monitor_api::{
+    ContainerState, ErrorKind, Event, Failure, Hello, Process, Reply, SOCKET, Setup, VERSION,
+};
+use gantry_sys::{pidfd, seqpacket};
+use nix::sys::signalfd::SignalFd;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::Timespec;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Most clients at a time: the daemon, and the next one that takes over.
+const MAX_CONNECTIONS: usize = 8;
+
+/// How long the end of a container waits for its last output to be in the log.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a shutdown waits for the logs.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+const LISTENER: u64 = 0;
+const SIGNALS: u64 = 1;
+const LOGS: u64 = 2;
+/// Connections have the tokens from here on.
+const FIRST_CONNECTION: u64 = 16;
+
+/// Everything that the monitor knows.
+pub(crate) struct EventLoop {
+    pub(crate) pod_id: String,
+    pub(crate) pod_dir: PathBuf,
+    myself: Process,
+    pause: Option<Process>,
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    signals: SignalFd,
+    logs: Option<LogThread>,
+    connections: BTreeMap<u64, Connection>,
+    next_token: u64,
+    pub(crate) containers: BTreeMap<String, Container>,
+    /// Running exec sessions: pid by id.
+    pub(crate) execs: BTreeMap<String, i32>,
+    /// Runs of the OCI runtime, by the runtime's pid.
+    pub(crate) pending: BTreeMap<i32, Pending>,
+    strays: Strays,
+    /// Ends that wait for the log, with the time when they stop waiting.
+    draining: BTreeMap<String, Instant>,
+    /// Who asked for a log to be opened anew: connection and message number, by ticket.
+    pub(crate) reopening: BTreeMap<u64, (u64, u64)>,
+    pub(crate) next_ticket: u64,
+    /// A shutdown was asked for: who asked, and until when the logs have time.
+    shutdown: Option<(u64, u64, Instant)>,
+}
+
+impl EventLoop {
+    pub(crate) fn new(
+        setup: &Setup,
+        listener: OwnedFd,
+        signals: SignalFd,
+        pause: Process,
+    ) -> Result<Self, String> {
+        let failed = |e: Errno| format!("epoll: {e}");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        seqpacket::set_nonblocking(listener.as_fd()).map_err(|e| e.to_string())?;
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).map_err(failed)?;
+        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(failed)?;
+        let pid = std::process::id() as i32;
+        let start_time = pidfd::start_time(pid).map_err(|e| e.to_string())?;
+        Ok(Self {
+            pod_id: setup.pod_id.clone(),
+            pod_dir: setup.pod_dir.clone(),
+            myself: Process { pid, start_time },
+            pause: Some(pause),
+            epoll,
+            listener,
+            signals,
+            logs: None,
+            connections: BTreeMap::new(),
+            next_token: FIRST_CONNECTION,
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            strays: Strays::default(),
+            draining: BTreeMap::new(),
+            reopening: BTreeMap::new(),
+            next_ticket: 0,
+            shutdown: None,
+        })
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        let containers = self.containers.iter().map(|(id, c)| ContainerState {
+            container_id: id.clone(),
+            process: c.process,
+            exit: c.exit.clone(),
+        });
+        Hello {
+            version: VERSION,
+            pod_id: self.pod_id.clone(),
+            monitor: self.myself,
+            pause: self.pause,
+            containers: containers.collect(),
+        }
+    }
+
+    /// Takes a connection in and says the first thing on it.
+    pub(crate) fn adopt_connection(&mut self, mut connection: Connection, id: u64, first: Reply) {
+        connection.subscribed = true;
+        if let Some(token) = self.watch_connection(connection) {
+            self.say(token, id, first);
+        }
+    }
+
+    fn watch_connection(&mut self, connection: Connection) -> Option<u64> {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        epoll::add(&self.epoll, &connection, EventData::new_u64(token), EventFlags::IN).ok()?;
+        self.connections.insert(token, connection);
+        Some(token)
+    }
+
+    /// Runs until shutdown.
+    pub(crate) fn run(mut self) -> Result<(), String> {
+        // A child may have ended before the signals were watched.
+        self.reap();
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(32);
+        while !self.is_finished() {
+            events.clear();
+            let timeout = self.next_deadline();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(format!("epoll_wait: {e}")),
+            }
+            let ready: Vec<u64> = events.iter().map(|e| e.data.u64()).collect();
+            for token in ready {
+                match token {
+                    LISTENER => self.accept(),
+                    SIGNALS => {
+                        while let Ok(Some(_)) = self.signals.read_signal() {}
+                        self.reap();
+                    }
+                    LOGS => self.hear_logs(),
+                    token => self.serve(token),
+                }
+            }
+            self.check_deadlines();
+        }
+        // Gone already if a newer monitor took its place, which never happens for one pod.
+        let _gone = std::fs::remove_file(self.pod_dir.join(SOCKET));
+        if let Some((token, id, _)) = self.shutdown {
+            self.say(token, id, Reply::Done);
+        }
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.shutdown.is_some_and(|(_, _, until)| {
+            let dead = self.pause.is_none() && self.containers.values().all(|c| c.exit.is_some());
+            (dead && self.draining.is_empty()) || Instant::now() >= until
+        })
+    }
+
+    fn accept(&mut self) {
+        while let Ok(socket) = seqpacket::accept(self.listener.as_fd()) {
+            // Beyond the bound, or unusable: closed at once, which the other side sees.
+            if let Ok(connection) = Connection::new(socket) {
+                self.watch_connection(connection);
+            }
+        }
+    }
+
+    fn serve(&mut self, token: u64) {
+        loop {
+            let Some(connection) = self.connections.get_mut(&token) else { return };
+            if !connection.flush() {
+                self.drop_connection(token);
+                return;
+            }
+            match connection.receive() {
+                Received::Request(id, request, fds) => self.carry_out(token, id, request, fds),
+                Received::Nonsense(why) => {
+                    self.fail(token, gantry_monitor_api::EVENT, ErrorKind::Invalid, why);
+                }
+                Received::Nothing => break,
+                Received::End => {
+                    self.drop_connection(token);
+                    return;
+                }
+            }
+        }
+        self.watch_for_writing(token);
+    }
+
+    fn watch_for_writing(&mut self, token: u64) {
+        if let Some(connection) = self.connections.get(&token) {
+            let mut flags = EventFlags::IN;
+            flags.set(EventFlags::OUT, connection.has_queue());
+            if epoll::modify(&self.epoll, connection, EventData::new_u64(token), flags).is_err() {
+                self.drop_connection(token);
+            }
+        }
+    }
+
+    fn drop_connection(&mut self, token: u64) {
+        // Closing the socket takes it out of the epoll set.
+        self.connections.remove(&token);
+    }
+
+    pub(crate) fn say(&mut self, token: u64, id: u64, reply: Reply) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.say(id, reply) {
+            self.watch_for_writing(token);
+        } else {
+            self.drop_connection(token);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, token: u64, id: u64, kind: ErrorKind, message: impl Into<String>) {
+        self.say(token, id, Reply::Failed(Failure { kind, message: message.into() }));
+    }
+
+    /// Tells every subscriber but one.
+    pub(crate) fn tell(&mut self, event: &Event, except: Option<u64>) {
+        let tokens: Vec<u64> = self.connections.keys().copied().filter(|t| Some(*t) != except).collect();
+        for token in tokens {
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if connection.tell(event) {
+                self.watch_for_writing(token);
+            } else {
+                self.drop_connection(token);
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, token: u64) {
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.subscribed = true;
+        }
+    }
+
+    /// The log thread, started when it is first needed.
+    pub(crate) fn logs(&mut self) -> Result<&LogThread, String> {
+        if self.logs.is_none() {
+            let logs = LogThread::start()?;
+            epoll::add(&self.epoll, &logs, EventData::new_u64(LOGS), EventFlags::IN)
+                .map_err(|e| format!("watch the log thread: {e}"))?;
+            self.logs = Some(logs);
+        }
+        self.logs.as_ref().ok_or_else(|| "no log thread".to_owned())
+    }
+
+    pub(crate) fn forget_log(&mut self, id: &str) {
+        if let Some(logs) = &self.logs {
+            logs.remove(id);
+        }
+    }
+
+    fn hear_logs(&mut self) {
+        while let Some(report) = self.logs.as_ref().and_then(LogThread::report) {
+            match report {
+                Report::Reopened { ticket, result } => {
+                    let Some((token, id)) = self.reopening.remove(&ticket) else { continue };
+                    match result {
+                        Ok(()) => self.say(token, id, Reply::Done),
+                        Err(why) => self.fail(token, id, ErrorKind::System, why),
+                    }
+                }
+                Report::Drained { id } => self.announce_end(&id),
+                Report::Lost { id, lines, why } => {
+                    self.tell(&Event::LogLost { container_id: id, lines, error: why }, None);
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, end)) = reaper::next() {
+            if self.pause.is_some_and(|p| p.pid == pid) {
+                self.pause_ended();
+            } else if let Some(pending) = self.pending.remove(&pid) {
+                self.runtime_ended(pending, end);
+            } else if !self.child_ended(pid, end) && !self.pending.is_empty() {
+                self.strays.keep(pid, end);
+            }
+        }
+        if self.pending.is_empty() {
+            self.strays.forget_all();
+        }
+    }
+
+    /// The end of a child that the OCI runtime has just told the pid of, if it ended before.
+    pub(crate) fn claim_stray(&mut self, pid: i32) -> Option<End> {
+        self.strays.claim(pid)
+    }
+
+    /// Takes note of the end of a container's or session's process; `false` for an unknown one.
+    pub(crate) fn child_ended(&mut self, pid: i32, end: End) -> bool {
+        let exec = self.execs.iter().find(|(_, p)| **p == pid).map(|(id, _)| id.clone());
+        if let Some(exec_id) = exec {
+            self.execs.remove(&exec_id);
+            self.tell(&Event::ExecExited { exec_id, exit_code: end.code }, None);
+            return true;
+        }
+        let found = self.containers.iter_mut().find(|(_, c)| c.process.pid == pid && c.exit.is_none());
+        let Some((id, container)) = found else { return false };
+        record_end(id, container, end);
+        let (id, has_log) = (id.clone(), container.has_log);
+        match &self.logs {
+            Some(logs) if has_log => {
+                logs.drain(&id);
+                self.draining.insert(id, Instant::now() + DRAIN_LIMIT);
+            }
+            _ => {
+                self.draining.insert(id.clone(), Instant::now());
+                self.announce_end(&id);
+            }
+        }
+        true
+    }
+
+    fn announce_end(&mut self, id: &str) {
+        if self.draining.remove(id).is_none() {
+            return;
+        }
+        if let Some(record) = self.containers.get(id).and_then(|c| c.exit.clone()) {
+            self.tell(&Event::ContainerExited(record), None);
+        }
+    }
+
+    /// Without the pause child the pod has no namespaces: its containers are killed.
+    fn pause_ended(&mut self) {
+        self.pause = None;
+        for container in self.containers.values().filter(|c| c.exit.is_none()) {
+            signal(container.process.pid, rustix::process::Signal::KILL);
+        }
+        if self.shutdown.is_none() {
+            self.tell(&Event::PauseExited, None);
+        }
+    }
+
+    pub(crate) fn begin_shutdown(&mut self, token: u64, id: u64) {
+        self.shutdown = Some((token, id, Instant::now() + SHUTDOWN_LIMIT));
+        let containers = self.containers.values().filter(|c| c.exit.is_none()).map(|c| c.process.pid);
+        for pid in containers.chain(self.pause.map(|p| p.pid)) {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Timespec> {
+        let calls = self.pending.values().filter(|p| !p.call.timed_out).map(|p| p.call.deadline);
+        let next = calls.chain(self.draining.values().copied()).chain(self.shutdown.map(|s| s.2)).min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        // Rounded up by a little, so that the deadline is over when it wakes.
+        let left = left + Duration::from_millis(1);
+        Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    fn check_deadlines(&mut self) {
+        let now = Instant::now();
+        for pending in self.pending.values_mut().filter(|p| p.call.deadline <= now && !p.call.timed_out) {
+            pending.call.timed_out = true;
+            kill_tree(pending.call.pid);
+        }
+        let over: Vec<String> =
+            self.draining.iter().filter(|(_, until)| **until <= now).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            self.announce_end(&id);
+        }
+    }
+}
+
+/// Signals a child; it is ours to reap, so its pid cannot have been recycled.
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // A zombie that is reaped next is fine.
+        let _gone = rustix::process::kill_process(pid, signal);
+    }
+}

@@ -1,0 +1,293 @@
+//! The log thread: reads the containers' output, writes their logs, answers through a channel.
+
+use super::line::{Splitter, Stream};
+use super::sink::Sink;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+/// Small: two file descriptors' worth of buffers live on the heap.
+const STACK: usize = 128 << 10;
+
+/// Bytes read at once.
+const CHUNK: usize = 16 << 10;
+
+/// Most bytes that a pipe holds (`fs.pipe-max-size`): what a container wrote before it ended.
+const MAX_PIPE: usize = 1 << 20;
+
+/// Requests and reports that may wait; a monitor has a handful of containers.
+const QUEUE: usize = 1024;
+
+/// Token of the wake-up in the thread's epoll set.
+const WAKE: u64 = u64::MAX;
+
+#[derive(Debug)]
+enum Order {
+    /// Take over a container's output; without a path it is read and dropped.
+    Add { id: String, outputs: Vec<(OwnedFd, Stream)>, path: Option<PathBuf> },
+    Reopen { id: String, ticket: u64 },
+    /// The container ended: read what is there, then say so.
+    Drain { id: String },
+    Remove { id: String },
+}
+
+/// What the thread has to say.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The log of a reopen request is open, or why not.
+    Reopened { ticket: u64, result: Result<(), String> },
+    /// What a container had written when it ended is in its log.
+    Drained { id: String },
+    /// Lines were lost.
+    Lost { id: String, lines: u64, why: String },
+}
+
+/// The event thread's handle.
+#[derive(Debug)]
+pub(crate) struct LogThread {
+    orders: SyncSender<Order>,
+    reports: Receiver<Report>,
+    wake: OwnedFd,
+    reported: OwnedFd,
+}
+
+impl LogThread {
+    /// Starts the thread.
+    pub(crate) fn start() -> Result<Self, String> {
+        let failed = |what: &str, e: &dyn std::fmt::Display| format!("log thread: {what}: {e}");
+        let event = || {
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed("eventfd", &e))
+        };
+        let (wake, reported) = (event()?, event()?);
+        let (orders, inbox) = sync_channel(QUEUE);
+        let (outbox, reports) = sync_channel(QUEUE);
+        let dup = |fd: &OwnedFd| fd.try_clone().map_err(|e| failed("dup", &e));
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("epoll", &e))?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(|e| failed("epoll", &e))?;
+        let worker = Worker {
+            epoll,
+            wake: dup(&wake)?,
+            reported: dup(&reported)?,
+            inbox,
+            outbox,
+            logs: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            next: 0,
+        };
+        std::thread::Builder::new()
+            .name("log".into())
+            .stack_size(STACK)
+            .spawn(move || worker.run())
+            .map_err(|e| failed("start", &e))?;
+        Ok(Self { orders, reports, wake, reported })
+    }
+
+    pub(crate) fn add(&self, id: &str, stdout: OwnedFd, stderr: Option<OwnedFd>, path: Option<PathBuf>) {
+        let mut outputs = vec![(stdout, Stream::Stdout)];
+        outputs.extend(stderr.map(|fd| (fd, Stream::Stderr)));
+        self.order(Order::Add { id: id.to_owned(), outputs, path });
+    }
+
+    pub(crate) fn reopen(&self, id: &str, ticket: u64) {
+        self.order(Order::Reopen { id: id.to_owned(), ticket });
+    }
+
+    pub(crate) fn drain(&self, id: &str) {
+        self.order(Order::Drain { id: id.to_owned() });
+    }
+
+    pub(crate) fn remove(&self, id: &str) {
+        self.order(Order::Remove { id: id.to_owned() });
+    }
+
+    /// What the thread has to say, without waiting.
+    pub(crate) fn report(&self) -> Option<Report> {
+        clear(self.reported.as_fd());
+        self.reports.try_recv().ok()
+    }
+
+    fn order(&self, order: Order) {
+        // A thread that hangs in a stalled file system does not take orders; exits go on without it.
+        if self.orders.try_send(order).is_err() {
+            eprintln!("gantry-monitor: the log thread takes no orders; is the file system of the logs stalled?");
+            return;
+        }
+        ring(self.wake.as_fd());
+    }
+}
+
+impl AsFd for LogThread {
+    /// Readable when there is a report.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reported.as_fd()
+    }
+}
+
+fn ring(event: BorrowedFd<'_>) {
+    // A full counter has been rung enough.
+    let _full = rustix::io::write(event, &1u64.to_ne_bytes());
+}
+
+fn clear(event: BorrowedFd<'_>) {
+    // Nothing to clear is fine.
+    let _empty = rustix::io::read(event, &mut [0u8; 8]);
+}
+
+struct Source {
+    id: String,
+    fd: OwnedFd,
+    lines: Splitter,
+}
+
+struct Worker {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    reported: OwnedFd,
+    inbox: Receiver<Order>,
+    outbox: SyncSender<Report>,
+    logs: BTreeMap<String, Option<Sink>>,
+    streams: BTreeMap<u64, Source>,
+    next: u64,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(16);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => {
+                    eprintln!("gantry-monitor: log thread: epoll_wait: {e}");
+                    return;
+                }
+            }
+            let ready: Vec<u64> = events.iter().map(|e| e.data.u64()).collect();
+            for token in ready {
+                if token == WAKE {
+                    clear(self.wake.as_fd());
+                    loop {
+                        match self.inbox.try_recv() {
+                            Ok(order) => self.obey(order, &mut buffer),
+                            Err(TryRecvError::Empty) => break,
+                            // The monitor is going down.
+                            Err(TryRecvError::Disconnected) => return,
+                        }
+                    }
+                } else {
+                    self.read(token, &mut buffer, CHUNK);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, buffer: &mut [u8]) {
+        match order {
+            Order::Add { id, outputs, path } => {
+                self.logs.insert(id.clone(), path.map(Sink::new));
+                for (fd, stream) in outputs {
+                    self.watch(&id, fd, stream);
+                }
+            }
+            Order::Reopen { id, ticket } => {
+                let result = match self.logs.get_mut(&id) {
+                    Some(Some(sink)) => sink.reopen(),
+                    Some(None) => Err("the container has no log".to_owned()),
+                    None => Err("no such container".to_owned()),
+                };
+                self.report(Report::Reopened { ticket, result });
+            }
+            Order::Drain { id } => {
+                let tokens: Vec<u64> =
+                    self.streams.iter().filter(|(_, s)| s.id == id).map(|(token, _)| *token).collect();
+                for token in tokens {
+                    self.read(token, buffer, MAX_PIPE);
+                }
+                self.report(Report::Drained { id });
+            }
+            Order::Remove { id } => {
+                self.streams.retain(|_, s| s.id != id);
+                self.logs.remove(&id);
+            }
+        }
+    }
+
+    fn watch(&mut self, id: &str, fd: OwnedFd, stream: Stream) {
+        let token = self.next;
+        self.next += 1;
+        let watched = rustix::io::ioctl_fionbio(&fd, true)
+            .and_then(|()| epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN));
+        match watched {
+            Ok(()) => {
+                self.streams.insert(token, Source { id: id.to_owned(), fd, lines: Splitter::new(stream) });
+            }
+            Err(e) => eprintln!("gantry-monitor: output of {id} cannot be watched: {e}"),
+        }
+    }
+
+    /// Reads at most about `limit` bytes of one stream into its log.
+    fn read(&mut self, token: u64, buffer: &mut [u8], limit: usize) {
+        let Some(source) = self.streams.get_mut(&token) else { return };
+        let mut left = limit;
+        let mut ended = false;
+        let (mut out, mut count) = (Vec::new(), 0);
+        while left > 0 {
+            match rustix::io::read(&source.fd, &mut *buffer) {
+                Ok(n) if n > 0 => {
+                    count += source.lines.take(&buffer[..n], &mut out);
+                    left = left.saturating_sub(n);
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => left = 0,
+                // The end; a terminal whose other side is closed answers EIO.
+                Ok(_) | Err(_) => {
+                    count += source.lines.end(&mut out);
+                    ended = true;
+                    left = 0;
+                }
+            }
+            if out.len() >= CHUNK {
+                let (id, lines) = (source.id.clone(), std::mem::take(&mut out));
+                Self::append(&mut self.logs, &self.outbox, &self.reported, &id, &lines, count);
+                count = 0;
+            }
+        }
+        if !out.is_empty() {
+            let id = source.id.clone();
+            Self::append(&mut self.logs, &self.outbox, &self.reported, &id, &out, count);
+        }
+        if ended {
+            // Closing the descriptor takes it out of the epoll set.
+            self.streams.remove(&token);
+        }
+    }
+
+    fn append(
+        logs: &mut BTreeMap<String, Option<Sink>>,
+        outbox: &SyncSender<Report>,
+        reported: &OwnedFd,
+        id: &str,
+        lines: &[u8],
+        count: u64,
+    ) {
+        let Some(Some(sink)) = logs.get_mut(id) else { return };
+        if let Some(loss) = sink.append(lines, count) {
+            let report = Report::Lost { id: id.to_owned(), lines: loss.lines, why: loss.why };
+            if outbox.try_send(report).is_ok() {
+                ring(reported.as_fd());
+            }
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The event thread reads its reports; a full queue means that it is about to.
+        if self.outbox.send(report).is_ok() {
+            ring(self.reported.as_fd());
+        }
+    }
+}
