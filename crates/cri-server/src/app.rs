@@ -111,8 +111,8 @@ impl App {
             // The sender going away means the same.
             let _stopped = told.wait_for(|stop| *stop).await;
         };
-        let local_api = LocalServer::new(LocalApi { engine: self.engine.clone() })
-            .max_decoding_message_size(MAX_MESSAGE);
+        let local_api =
+            LocalServer::new(LocalApi { engine: self.engine.clone() }).max_decoding_message_size(MAX_MESSAGE);
         let cri = self.router(Realm::Cri);
         let local = self.router(Realm::Local).add_service(local_api);
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(self.cri), wait(told.clone()));
@@ -153,8 +153,7 @@ impl App {
     }
 
     fn router(&self, realm: Realm) -> tonic::transport::server::Router {
-        let runtime =
-            Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+        let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
         let images = Images { store: self.engine.images().clone(), realm };
         let runtime = RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)

@@ -173,7 +173,8 @@ impl Options {
         }
         let cgroup_driver = self.cgroup_driver.unwrap_or(CgroupDriver::Cgroupfs);
         if cgroup_driver == CgroupDriver::Systemd && !Path::new("/run/systemd/system").is_dir() {
-            let reason = "this host does not run systemd (/run/systemd/system is missing); use cgroupfs".into();
+            let reason =
+                "this host does not run systemd (/run/systemd/system is missing); use cgroupfs".into();
             return Err(ConfigError::Option { option: "--cgroup-driver", reason });
         }
         let (listen, local_listen) = (

@@ -29,11 +29,7 @@ impl RunDir {
         let fail = |call: &str, e: std::io::Error| {
             Error::new(Kind::Internal, format!("{call} {}: {e}", path.display()))
         };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| fail("create", e))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fail("create", e))?;
         let path = path.canonicalize().map_err(|e| fail("resolve", e))?;
         if !mount::is_mount_point(&path)? {
             mount::tmpfs(&path, OPTIONS, rustix::mount::MountFlags::empty())?;

@@ -150,7 +150,8 @@ impl RuntimeService for Runtime {
 
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
         let request = request.into_inner();
-        let run = self.engine.exec_sync(self.realm, &request.container_id, request.cmd, request.timeout).await;
+        let run =
+            self.engine.exec_sync(self.realm, &request.container_id, request.cmd, request.timeout).await;
         let output = run.map_err(|e| status("ExecSync", &e))?;
         Ok(Response::new(v1::ExecSyncResponse {
             stdout: output.stdout,
@@ -173,10 +174,9 @@ impl RuntimeService for Runtime {
         let handlers = self.engine.handlers();
         let default = std::iter::once(String::new());
         let working = handlers.iter().filter(|h| h.broken().is_none()).map(|h| h.name().to_owned());
-        let handlers_shown = default.chain(working).map(|name| v1::RuntimeHandler {
-            name,
-            features: Some(v1::RuntimeHandlerFeatures::default()),
-        });
+        let handlers_shown = default
+            .chain(working)
+            .map(|name| v1::RuntimeHandler { name, features: Some(v1::RuntimeHandlerFeatures::default()) });
         let info = if verbose { self.info() } else { BTreeMap::new() };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
@@ -344,9 +344,9 @@ impl RuntimeService for Runtime {
 impl Runtime {
     fn info(&self) -> BTreeMap<String, String> {
         let handlers = self.engine.handlers();
-        let each = handlers.iter().map(|h| {
-            serde_json::json!({"name": h.name(), "path": h.path(), "broken": h.broken()})
-        });
+        let each = handlers
+            .iter()
+            .map(|h| serde_json::json!({"name": h.name(), "path": h.path(), "broken": h.broken()}));
         let config = serde_json::json!({
             "realm": self.realm,
             "defaultHandler": handlers.default_name(),

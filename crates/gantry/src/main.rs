@@ -1,1 +1,25 @@
-fn main() {}
+#![forbid(unsafe_code)]
+//! `gantry`: the daemon (`gantry serve`) and the command line that talks to it.
+//!
+//! One file per subcommand in `commands/`; all but `serve` and `version` speak to a daemon's sockets only.
+
+mod cli;
+mod client;
+mod commands;
+mod find;
+mod output;
+mod parse;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("gantry: {}", output::one_line(&error));
+            ExitCode::from(output::exit_code(&error))
+        }
+    }
+}

@@ -11,8 +11,8 @@ use gantry_monitor_api::{
 };
 use gantry_sys::{pidfd, seqpacket};
 use nix::sys::signalfd::SignalFd;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};

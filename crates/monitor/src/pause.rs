@@ -99,7 +99,8 @@ fn harden(pod_dir: &Path, report: &PipeWriter) -> Result<(), String> {
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     rustix::process::chdir("/").map_err(failed("chdir"))?;
-    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"").map_err(failed("remount read-only"))?;
+    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")
+        .map_err(failed("remount read-only"))?;
 
     // The report moves to 0, everything else is closed: there is no exec that would close it.
     let kept = report.as_fd().try_clone_to_owned().map_err(|e| format!("dup: {e}"))?;

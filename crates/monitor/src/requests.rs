@@ -82,9 +82,7 @@ impl EventLoop {
 
     fn start(&mut self, token: u64, id: u64, request: StartRequest) -> Result<(), (ErrorKind, String)> {
         let container = &request.container_id;
-        let starting = |p: &Pending| {
-            matches!(&p.purpose, Purpose::Start { request, .. } if request.container_id == *container)
-        };
+        let starting = |p: &Pending| matches!(&p.purpose, Purpose::Start { request, .. } if request.container_id == *container);
         if self.containers.contains_key(container) || self.pending.values().any(starting) {
             return Err((ErrorKind::AlreadyExists, format!("container {container} was started already")));
         }
@@ -145,13 +143,13 @@ impl EventLoop {
             Some(_) => return Err((ErrorKind::NotFound, format!("container {container} has ended"))),
             None => return Err((ErrorKind::NotFound, format!("no container {container} in this pod"))),
         }
-        let same = |p: &Pending| {
-            matches!(&p.purpose, Purpose::Exec { exec_id, .. } if *exec_id == request.exec_id)
-        };
+        let same =
+            |p: &Pending| matches!(&p.purpose, Purpose::Exec { exec_id, .. } if *exec_id == request.exec_id);
         if self.execs.contains_key(&request.exec_id) || self.pending.values().any(same) {
             return Err((ErrorKind::AlreadyExists, format!("session {} exists already", request.exec_id)));
         }
-        let plain = |id: &str| !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+        let plain =
+            |id: &str| !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric());
         if !plain(&request.exec_id) {
             return Err((ErrorKind::Invalid, "the session id must be letters and digits".into()));
         }
@@ -210,9 +208,13 @@ impl EventLoop {
         let Pending { call, asker: (token, id), purpose } = pending;
         let failure = if call.timed_out {
             let message = call.words().unwrap_or_default();
-            Some((ErrorKind::Timeout, format!("the OCI runtime did not finish in time and was killed {message}")))
+            Some((
+                ErrorKind::Timeout,
+                format!("the OCI runtime did not finish in time and was killed {message}"),
+            ))
         } else if end.code != 0 {
-            let words = call.words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
+            let words =
+                call.words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
             Some((ErrorKind::Runtime, words))
         } else {
             None

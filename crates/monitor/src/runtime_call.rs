@@ -36,7 +36,11 @@ impl Streams {
     pub(crate) fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
         let (stdin, stdout, stderr) = (fds.next()?, fds.next()?, fds.next()?);
-        fds.next().is_none().then(|| Self { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into() })
+        fds.next().is_none().then(|| Self {
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        })
     }
 }
 
@@ -132,7 +136,10 @@ mod tests {
             ("", None),
             ("plain words\n\n", Some("plain words")),
             (r#"{"level":"error","msg":"no such file"}"#, Some("no such file")),
-            ("{\"level\":\"error\",\"msg\":\"first\"}\n{\"level\":\"warning\",\"msg\":\"later\"}\n", Some("first")),
+            (
+                "{\"level\":\"error\",\"msg\":\"first\"}\n{\"level\":\"warning\",\"msg\":\"later\"}\n",
+                Some("first"),
+            ),
             ("{\"level\":\"warning\",\"msg\":\"only\"}\n", Some("only")),
             ("{\"level\":\"error\",\"msg\":\"a\"}\n{\"level\":\"error\",\"msg\":\"b\"}\n", Some("b")),
         ] {

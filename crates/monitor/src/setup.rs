@@ -15,12 +15,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 pub(crate) fn run() -> Result<(), String> {
     // What the daemon had open at the time is none of our business.
     close_from(3).map_err(|e| e.to_string())?;
-    let socket = rustix::stdio::stdin().try_clone_to_owned().map_err(|e| format!("dup of standard input: {e}"))?;
+    let socket =
+        rustix::stdio::stdin().try_clone_to_owned().map_err(|e| format!("dup of standard input: {e}"))?;
     let Some((id, setup)) = first_message(&socket)? else { return Ok(()) };
     match prepare(&setup) {
         Ok(mut state) => {
             let hello = state.hello();
-            state.adopt_connection(Connection::new(socket).map_err(|e| e.to_string())?, id, Reply::Hello(hello));
+            state.adopt_connection(
+                Connection::new(socket).map_err(|e| e.to_string())?,
+                id,
+                Reply::Hello(hello),
+            );
             state.run()
         }
         Err(error) => {
@@ -62,7 +67,8 @@ fn answer(socket: &OwnedFd, id: u64, body: Reply) {
 fn prepare(setup: &Setup) -> Result<EventLoop, String> {
     let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
     rustix::process::setsid().map_err(|e| failed("setsid", &e))?;
-    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).map_err(|e| failed("subreaper", &e))?;
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+        .map_err(|e| failed("subreaper", &e))?;
     let short: String = setup.pod_id.chars().take(9).collect();
     if let Ok(name) = std::ffi::CString::new(format!("gantry:{short}")) {
         // A name for people; nothing depends on it.
@@ -70,7 +76,8 @@ fn prepare(setup: &Setup) -> Result<EventLoop, String> {
     }
     let listener = seqpacket::listen(&setup.pod_dir, SOCKET).map_err(|e| e.to_string())?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(setup.pod_dir.join(SOCKET), mode).map_err(|e| failed("chmod of the socket", &e))?;
+    std::fs::set_permissions(setup.pod_dir.join(SOCKET), mode)
+        .map_err(|e| failed("chmod of the socket", &e))?;
     // Forked while there is one thread, and before any descriptor worth having is open.
     let pause = pause::start(setup)?;
     let children = SigSet::from(Signal::SIGCHLD);

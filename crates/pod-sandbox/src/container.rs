@@ -115,7 +115,8 @@ impl Container {
     pub(crate) async fn wait_exited(&self) {
         let mut state = self.state.subscribe();
         // The sender lives as long as self: this only ends by the condition.
-        let _alive = state.wait_for(|s| !matches!(s, ContainerState::Running | ContainerState::Starting)).await;
+        let _alive =
+            state.wait_for(|s| !matches!(s, ContainerState::Running | ContainerState::Starting)).await;
     }
 
     pub(crate) fn promise(&self, step: Undo) -> Result<()> {

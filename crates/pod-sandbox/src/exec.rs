@@ -114,7 +114,11 @@ async fn run(
         Err(_) => {
             monitor.order(Request::KillExec { exec_id: exec_id.clone() }).await?;
             tracing::info!(container = %container.id, seconds = limit.as_secs(), "exec timed out and was killed");
-            Ok(ExecOutput { exit_code: TIMED_OUT, stderr: b"command timed out".to_vec(), ..Default::default() })
+            Ok(ExecOutput {
+                exit_code: TIMED_OUT,
+                stderr: b"command timed out".to_vec(),
+                ..Default::default()
+            })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Calls that are retried or doubled join the first one and get its result.
 
-use crate::{Error, Result};
 use crate::error::Kind;
+use crate::{Error, Result};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use std::collections::HashMap;

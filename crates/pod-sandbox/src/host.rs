@@ -1,7 +1,7 @@
 //! What must be known of the host to write a container's configuration; read once at start.
 
-use crate::spec::{HostDevice, HostFacts};
 use crate::spec::CAPABILITIES;
+use crate::spec::{HostDevice, HostFacts};
 use gantry_cgroup::{Hierarchies, Layout};
 use rustix::fs::{FileType, major, minor};
 use std::os::unix::fs::MetadataExt as _;

@@ -4,7 +4,8 @@ use crate::error::Kind;
 use crate::flight::lock;
 use crate::{Error, Result};
 use gantry_monitor_api::{
-    Client, EVENT, ErrorKind, Event, Failure, Hello, MAX_MESSAGE, Reply, Request, Setup, VERSION, decode, encode,
+    Client, EVENT, ErrorKind, Event, Failure, Hello, MAX_MESSAGE, Reply, Request, Setup, VERSION, decode,
+    encode,
 };
 use gantry_sys::watched::Watched;
 use gantry_sys::{pidfd, seqpacket};

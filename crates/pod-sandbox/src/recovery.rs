@@ -52,7 +52,9 @@ impl Inner {
         for entry in entries.flatten() {
             let dir = entry.path();
             match self.load(&dir) {
-                Ok(pod) if pod.record().state == PodState::Creating || pod.record().boot_id != self.boot_id => {
+                Ok(pod)
+                    if pod.record().state == PodState::Creating || pod.record().boot_id != self.boot_id =>
+                {
                     report.undone += 1;
                     self.abandon_in_background(pod);
                 }
@@ -203,7 +205,8 @@ fn check_version(version: u32, dir: &Path) -> Result<()> {
     if version == record::VERSION {
         return Ok(());
     }
-    let message = format!("{}: record of version {version}, this daemon knows {}", dir.display(), record::VERSION);
+    let message =
+        format!("{}: record of version {version}, this daemon knows {}", dir.display(), record::VERSION);
     Err(Error::new(crate::Kind::FailedPrecondition, message))
 }
 

@@ -55,7 +55,8 @@ impl Spawner {
     /// Spawns a monitor for the pod in `pod_dir`; it waits for its set-up on the returned socket.
     pub(crate) async fn spawn(&self, pod_dir: &Path) -> Result<(Client, Child)> {
         let (done, result) = oneshot::channel();
-        let busy = || Error::new(crate::Kind::ResourceExhausted, "too many monitors are being started; retry");
+        let busy =
+            || Error::new(crate::Kind::ResourceExhausted, "too many monitors are being started; retry");
         self.jobs.try_send(Job { pod_dir: pod_dir.to_owned(), done }).map_err(|_| busy())?;
         result.await.map_err(|_| Error::new(crate::Kind::Internal, "the spawner thread ended"))?
     }
@@ -64,7 +65,8 @@ impl Spawner {
 fn spawn(program: &OwnedFd, hierarchies: &Hierarchies, pod_dir: &Path) -> Result<(Client, Child)> {
     let (ours, theirs) = seqpacket::pair()?;
     let log_path = pod_dir.join("monitor.log");
-    let log = File::options().create(true).append(true).open(&log_path).map_err(io_error("open", &log_path))?;
+    let log =
+        File::options().create(true).append(true).open(&log_path).map_err(io_error("open", &log_path))?;
     let log_too = log.try_clone().map_err(io_error("open", &log_path))?;
     let path = memfd::exec_path(program.as_fd());
     let pod = pod_dir.file_name().unwrap_or_default().to_string_lossy();

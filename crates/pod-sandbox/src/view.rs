@@ -59,7 +59,12 @@ impl Engine {
     }
 
     /// Status of a container; with `verbose` the `info` that tools read.
-    pub fn container_status(&self, realm: Realm, id: &str, verbose: bool) -> Result<v1::ContainerStatusResponse> {
+    pub fn container_status(
+        &self,
+        realm: Realm,
+        id: &str,
+        verbose: bool,
+    ) -> Result<v1::ContainerStatusResponse> {
         let container = self.inner.container(realm, id)?;
         let info = if verbose { info(self.container_info(&container)) } else { BTreeMap::new() };
         Ok(v1::ContainerStatusResponse { status: Some(container_status(&container)), info })
@@ -86,7 +91,8 @@ impl Engine {
     fn container_info(&self, container: &Container) -> serde_json::Value {
         let record = container.record().clone();
         let image = self.inner.images.get(container.pod.realm, &record.image_id);
-        let spec: Option<serde_json::Value> = crate::record::read_json(&container.dir.join("config.json")).ok();
+        let spec: Option<serde_json::Value> =
+            crate::record::read_json(&container.dir.join("config.json")).ok();
         json!({
             "sandboxID": record.pod_id,
             "pid": record.process.map(|p| p.pid),

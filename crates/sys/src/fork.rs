@@ -27,7 +27,8 @@ pub struct NewNamespaces {
 /// `EBUSY` when the calling process has more than one thread: a lock that another thread holds would
 /// stay locked in the child for ever (fork(2)).
 pub fn fork_into(namespaces: NewNamespaces, child: impl FnOnce()) -> Result<i32> {
-    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| Error::from_io("read", "/proc/self/task", &e))?;
+    let threads =
+        std::fs::read_dir("/proc/self/task").map_err(|e| Error::from_io("read", "/proc/self/task", &e))?;
     let count = threads.count();
     if count != 1 {
         return Err(Error::new("clone", format!("with {count} threads"), Errno::BUSY));
@@ -70,7 +71,8 @@ pub fn close_from(first: u32) -> Result<()> {
 /// Brings the loopback link of the calling thread's network namespace up (netdevice(7)).
 pub fn loopback_up() -> Result<()> {
     use std::os::fd::AsRawFd as _;
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| Error::from_io("socket", "AF_INET", &e))?;
+    let socket =
+        std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| Error::from_io("socket", "AF_INET", &e))?;
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {

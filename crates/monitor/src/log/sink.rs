@@ -136,6 +136,10 @@ mod tests {
         let loss = sink.flush().unwrap();
         assert_eq!(loss.lines, 35);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.ends_with("lines dropped: No space left on device (os error 28)]\n"), "{}", &text[65_000..]);
+        assert!(
+            text.ends_with("lines dropped: No space left on device (os error 28)]\n"),
+            "{}",
+            &text[65_000..]
+        );
     }
 }

@@ -28,11 +28,22 @@ const WAKE: u64 = u64::MAX;
 #[derive(Debug)]
 enum Order {
     /// Take over a container's output; without a path it is read and dropped.
-    Add { id: String, outputs: Vec<(OwnedFd, Stream)>, path: Option<PathBuf> },
-    Reopen { id: String, ticket: u64 },
+    Add {
+        id: String,
+        outputs: Vec<(OwnedFd, Stream)>,
+        path: Option<PathBuf>,
+    },
+    Reopen {
+        id: String,
+        ticket: u64,
+    },
     /// The container ended: read what is there, then say so.
-    Drain { id: String },
-    Remove { id: String },
+    Drain {
+        id: String,
+    },
+    Remove {
+        id: String,
+    },
 }
 
 /// What the thread has to say.
@@ -59,15 +70,15 @@ impl LogThread {
     /// Starts the thread.
     pub(crate) fn start() -> Result<Self, String> {
         let failed = |what: &str, e: &dyn std::fmt::Display| format!("log thread: {what}: {e}");
-        let event = || {
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed("eventfd", &e))
-        };
+        let event =
+            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed("eventfd", &e));
         let (wake, reported) = (event()?, event()?);
         let (orders, inbox) = sync_channel(QUEUE);
         let (outbox, reports) = sync_channel(QUEUE);
         let dup = |fd: &OwnedFd| fd.try_clone().map_err(|e| failed("dup", &e));
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("epoll", &e))?;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(|e| failed("epoll", &e))?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
+            .map_err(|e| failed("epoll", &e))?;
         let worker = Worker {
             epoll,
             wake: dup(&wake)?,
@@ -113,7 +124,9 @@ impl LogThread {
     fn order(&self, order: Order) {
         // A thread that hangs in a stalled file system does not take orders; exits go on without it.
         if self.orders.try_send(order).is_err() {
-            eprintln!("gantry-monitor: the log thread takes no orders; is the file system of the logs stalled?");
+            eprintln!(
+                "gantry-monitor: the log thread takes no orders; is the file system of the logs stalled?"
+            );
             return;
         }
         ring(self.wake.as_fd());

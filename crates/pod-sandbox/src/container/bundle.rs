@@ -84,7 +84,8 @@ fn namespaces(
     pause: Option<i32>,
 ) -> Result<Namespaces> {
     let asked = PodNamespaces::of(&container.pod.record());
-    let pause = pause.ok_or_else(|| Error::new(Kind::FailedPrecondition, "its sandbox has no pause child"))?;
+    let pause =
+        pause.ok_or_else(|| Error::new(Kind::FailedPrecondition, "its sandbox has no pause child"))?;
     let join = |host: bool, kind: &str| match host {
         true => Ns::Host,
         false => Ns::Join(namespace_path(pause, kind)),

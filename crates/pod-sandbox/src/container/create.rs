@@ -84,7 +84,8 @@ impl Engine {
 fn image(inner: &Inner, realm: Realm, config: &v1::ContainerConfig) -> Result<Image> {
     let spec = config.image.as_ref();
     let wanted = spec.map(|i| i.image.as_str()).filter(|i| !i.is_empty());
-    let wanted = wanted.ok_or_else(|| Error::new(Kind::InvalidArgument, "the configuration names no image"))?;
+    let wanted =
+        wanted.ok_or_else(|| Error::new(Kind::InvalidArgument, "the configuration names no image"))?;
     inner
         .images
         .get(realm, wanted)

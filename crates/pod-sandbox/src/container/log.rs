@@ -1,11 +1,11 @@
 //! ReopenContainerLog.
 
+use crate::Error;
 use crate::Realm;
 use crate::Result;
 use crate::engine::Engine;
 use crate::error::Kind;
 use crate::record::ContainerState;
-use crate::Error;
 use gantry_monitor_api::Request;
 
 impl Engine {

@@ -52,7 +52,8 @@ pub(super) async fn check_sources(sources: Vec<PathBuf>) -> Result<()> {
         for source in sources {
             crate::flight::lock(&shown).clone_from(&source);
             if let Err(e) = std::fs::metadata(&source) {
-                let message = format!("mount source {}: {e}; create it or correct the path", source.display());
+                let message =
+                    format!("mount source {}: {e}; create it or correct the path", source.display());
                 return Err(Error::new(Kind::InvalidArgument, message));
             }
         }
@@ -98,8 +99,14 @@ mod tests {
         std::fs::write(root.join("passwd"), "inside").unwrap();
         assert_eq!(read_in_root(&root, "etc/passwd").unwrap(), "inside");
         assert_eq!(read_in_root(&root, "etc/group").unwrap(), "");
-        rustix::fs::mknodat(rustix::fs::CWD, root.join("etc/group"), rustix::fs::FileType::Fifo, Mode::RUSR, 0)
-            .unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("etc/group"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
         assert!(read_in_root(&root, "etc/group").unwrap_err().to_string().contains("regular"));
     }
 

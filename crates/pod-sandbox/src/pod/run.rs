@@ -34,12 +34,7 @@ impl Engine {
     /// # Errors
     ///
     /// [`Kind::AlreadyExists`] naming the sandbox that has the same key and another configuration.
-    pub async fn run_pod(
-        &self,
-        realm: Realm,
-        config: v1::PodSandboxConfig,
-        handler: &str,
-    ) -> Result<String> {
+    pub async fn run_pod(&self, realm: Realm, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let inner = &self.inner;
         let (key, name) = check(realm, &config)?;
         let resolved = inner.handlers.get(handler)?.name().to_owned();
@@ -217,7 +212,8 @@ async fn attach(inner: &Inner, pod: &Pod, record: &PodRecord, pause: i32) -> Res
     let ports = port_mappings(&record.config)?;
     pod.promise(Undo::DetachNetwork)?;
     let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: "eth0".into(), ports };
-    let attachment = inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
+    let attachment =
+        inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
     Ok(vec![attachment.ip.to_string()])
 }
 
@@ -225,10 +221,7 @@ fn port_mappings(config: &v1::PodSandboxConfig) -> Result<Vec<PortMapping>> {
     let mut ports = Vec::new();
     for port in config.port_mappings.iter().filter(|p| p.host_port != 0) {
         let bad = |what: &str| {
-            let message = format!(
-                "port mapping {}:{}: {what}",
-                port.host_port, port.container_port
-            );
+            let message = format!("port mapping {}:{}: {what}", port.host_port, port.container_port);
             Error::new(Kind::InvalidArgument, message)
         };
         let number = |value: i32| u16::try_from(value).ok().filter(|n| *n > 0);
@@ -302,10 +295,13 @@ fn host_file(path: &str) -> Option<String> {
 
 fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)> {
     let bad = |message: String| Error::new(Kind::InvalidArgument, message);
-    let meta = config.metadata.as_ref().ok_or_else(|| bad("the sandbox configuration has no metadata".into()))?;
+    let meta =
+        config.metadata.as_ref().ok_or_else(|| bad("the sandbox configuration has no metadata".into()))?;
     for (field, value) in [("name", &meta.name), ("namespace", &meta.namespace), ("uid", &meta.uid)] {
         if value.is_empty() || value.len() > MAX_NAME || value.contains(['\n', '\0']) {
-            return Err(bad(format!("the sandbox {field} {value:.64?} must have 1 to {MAX_NAME} characters on one line")));
+            return Err(bad(format!(
+                "the sandbox {field} {value:.64?} must have 1 to {MAX_NAME} characters on one line"
+            )));
         }
     }
     // sethostname(2) takes 64 bytes.
@@ -315,7 +311,10 @@ fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)
         return Err(bad(message.replace("{:?}", &format!("{:.80?}", config.hostname))));
     }
     if !config.log_directory.is_empty() && !is_plain_absolute(&config.log_directory) {
-        return Err(bad(format!("log directory {:?} must be an absolute path without '..'", config.log_directory)));
+        return Err(bad(format!(
+            "log directory {:?} must be an absolute path without '..'",
+            config.log_directory
+        )));
     }
     if let Some(dns) = &config.dns_config {
         let fields = dns.servers.iter().chain(&dns.searches).chain(&dns.options);

@@ -33,11 +33,15 @@ impl Inner {
         // What is being started ends now: with its monitor gone each pending call fails at once, so
         // the gate below is never waited for longer than that.
         for container in self.containers_of(&pod.id) {
-            self.kill_container(&container).await.map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
+            self.kill_container(&container)
+                .await
+                .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
         let _gate = pod.gate.write().await;
         for container in self.containers_of(&pod.id) {
-            self.kill_container(&container).await.map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
+            self.kill_container(&container)
+                .await
+                .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
         self.undo_pod(pod, keep_for_removal).await?;
         if pod.record().state != PodState::Stopped {

@@ -43,12 +43,8 @@ pub(super) fn devices(
         }
         let wanted = asked.host_path.trim_end_matches('/');
         let below = format!("{wanted}/");
-        let found: Vec<&HostDevice> = input
-            .host
-            .devices
-            .iter()
-            .filter(|d| d.path == wanted || d.path.starts_with(&below))
-            .collect();
+        let found: Vec<&HostDevice> =
+            input.host.devices.iter().filter(|d| d.path == wanted || d.path.starts_with(&below)).collect();
         if found.is_empty() {
             return Err(bad("the host has no such device".into()));
         }

@@ -79,7 +79,10 @@ fn namespaces(input: &SpecInput<'_>, privileged: bool) -> Vec<Value> {
     all
 }
 
-fn resources(asked: &v1::LinuxContainerResources, input: &SpecInput<'_>) -> Result<Map<String, Value>, SpecError> {
+fn resources(
+    asked: &v1::LinuxContainerResources,
+    input: &SpecInput<'_>,
+) -> Result<Map<String, Value>, SpecError> {
     let bad = |field: &str, reason: String| SpecError::new(format!("resources.{field}"), reason);
     let mut cpu = Map::new();
     let mut put = |name: &str, value: i64, field: &str| match value {
@@ -108,7 +111,8 @@ fn resources(asked: &v1::LinuxContainerResources, input: &SpecInput<'_>) -> Resu
         memory.insert("limit".into(), json!(limit));
         let swap = asked.memory_swap_limit_in_bytes;
         if swap != 0 && swap < limit && swap != -1 {
-            let reason = format!("{swap} is below the memory limit {limit}; it counts memory and swap together");
+            let reason =
+                format!("{swap} is below the memory limit {limit}; it counts memory and swap together");
             return Err(bad("memory_swap_limit_in_bytes", reason));
         }
         // Without a word about swap, a limit on memory is meant as a limit on both.

@@ -10,8 +10,7 @@ pub(super) fn mounts(
     input: &SpecInput<'_>,
     security: &v1::LinuxContainerSecurityContext,
 ) -> Result<Vec<Value>, SpecError> {
-    let asked: BTreeSet<&str> =
-        input.container.mounts.iter().map(|m| trim(&m.container_path)).collect();
+    let asked: BTreeSet<&str> = input.container.mounts.iter().map(|m| trim(&m.container_path)).collect();
     let mut all: Vec<(String, Value)> = defaults(input, security.privileged)
         .into_iter()
         .chain(pod_files(input, security.readonly_rootfs))
@@ -48,8 +47,7 @@ fn defaults(input: &SpecInput<'_>, privileged: bool) -> Vec<(String, Value)> {
     let sys = if privileged { "rw" } else { "ro" };
     let own_network = input.namespaces.net != Ns::Host;
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        let value =
-            json!({"destination": destination, "type": kind, "source": source, "options": options});
+        let value = json!({"destination": destination, "type": kind, "source": source, "options": options});
         (destination.to_owned(), value)
     };
     let mut all = vec![
@@ -79,8 +77,7 @@ fn defaults(input: &SpecInput<'_>, privileged: bool) -> Vec<(String, Value)> {
 
 fn pod_files(input: &SpecInput<'_>, readonly: bool) -> Vec<(String, Value)> {
     let bind = |destination: &str, source: &Path, options: &[&str]| {
-        let value =
-            json!({"destination": destination, "type": "bind", "source": source, "options": options});
+        let value = json!({"destination": destination, "type": "bind", "source": source, "options": options});
         (destination.to_owned(), value)
     };
     let writable = if readonly { "ro" } else { "rw" };

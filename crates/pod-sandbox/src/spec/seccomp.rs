@@ -185,7 +185,8 @@ mod tests {
             assert!(allowed(&[capability], &[], call), "{call} with {capability}");
             assert!(allowed(&["ALL"], &[], call), "{call} with all");
         }
-        for call in ["keyctl", "add_key", "request_key", "userfaultfd", "kexec_load", "swapon", "nfsservctl"] {
+        for call in ["keyctl", "add_key", "request_key", "userfaultfd", "kexec_load", "swapon", "nfsservctl"]
+        {
             assert!(!allowed(&["ALL"], &[], call), "{call} is never allowed");
         }
         for call in ["read", "openat", "execve", "futex", "epoll_wait", "rseq", "statx", "io_pgetevents"] {

@@ -44,8 +44,7 @@ pub fn resolve_user(
     for gid in &security.supplemental_groups {
         additional.push(id(*gid, "supplemental_groups")?);
     }
-    let strict =
-        security.supplemental_groups_policy == i32::from(v1::SupplementalGroupsPolicy::Strict);
+    let strict = security.supplemental_groups_policy == i32::from(v1::SupplementalGroupsPolicy::Strict);
     if let (Some(entry), false) = (&entry, strict) {
         additional.extend(memberships(group, entry.name));
     }

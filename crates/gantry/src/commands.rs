@@ -1,0 +1,59 @@
+//! One file per subcommand.
+
+mod doctor;
+mod exec;
+mod images;
+mod import;
+mod inspect;
+mod logs;
+mod pods;
+mod ps;
+mod pull;
+mod rm;
+mod rmi;
+mod run;
+mod serve;
+mod stop;
+mod version;
+
+use crate::cli::{Cli, Command};
+use crate::client::Client;
+use anyhow::{Context as _, Result};
+use std::process::ExitCode;
+
+/// Carries out the command line; the exit code is the command's own.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { socket, output, command } = cli;
+    if let Command::Serve(args) = command {
+        return serve::run(*args);
+    }
+    // One thread: a client waits for one answer at a time.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
+    runtime.block_on(async move {
+        if let Command::Version = command {
+            return version::run(&socket).await;
+        }
+        let mut client = Client::connect(&socket).await?;
+        match command {
+            Command::Serve(_) | Command::Version => Ok(ExitCode::SUCCESS),
+            Command::Pods => pods::run(&mut client, output).await,
+            Command::Ps { all } => ps::run(&mut client, output, all).await,
+            Command::Images => images::run(&mut client, output).await,
+            Command::Pull { image } => pull::run(&mut client, &image).await,
+            Command::Rmi { images } => rmi::run(&mut client, &images).await,
+            Command::Import { file, name } => import::run(&mut client, &file, name).await,
+            Command::Run(args) => run::run(&mut client, *args).await,
+            Command::Logs { container, follow, tail, timestamps } => {
+                logs::run(&mut client, &container, logs::How { follow, tail, timestamps }).await
+            }
+            Command::Exec { timeout, container, command } => {
+                exec::run(&mut client, &container, command, timeout).await
+            }
+            Command::Stop { timeout, objects } => stop::run(&mut client, &objects, timeout).await,
+            Command::Rm { force, objects } => rm::run(&mut client, &objects, force).await,
+            Command::Inspect { object } => inspect::run(&mut client, &object).await,
+            Command::Doctor => doctor::run(&mut client, output).await,
+        }
+    })
+}
