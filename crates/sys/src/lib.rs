@@ -15,6 +15,7 @@ pub mod pidfd;
 pub mod placement;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod signal;
 pub mod tree;
 #[cfg(feature = "tokio")]
 pub mod watched;
