@@ -29,10 +29,16 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// A daemon whose sockets are bound and whose pods are taken over.
 #[derive(Debug)]
 pub struct App {
+    parts: Parts,
+    run_dir: RunDir,
+}
+
+/// Everything but the run directory, which is given back if one of these cannot be made.
+#[derive(Debug)]
+struct Parts {
     engine: Engine,
     cri: UnixListener,
     local: UnixListener,
-    run_dir: RunDir,
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
@@ -49,6 +55,18 @@ impl App {
         std::fs::create_dir_all(&config.root)
             .map_err(|e| Error::new(Kind::Internal, format!("create {}: {e}", config.root.display())))?;
         let run_dir = RunDir::open(&config.run_dir)?;
+        match Self::assemble(config, programs, &run_dir).await {
+            Ok(parts) => Ok(Self { parts, run_dir }),
+            Err(error) => {
+                if run_dir.has_no_pods() {
+                    run_dir.close()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn assemble(config: Config, programs: Programs, run_dir: &RunDir) -> Result<Parts> {
         let cri = listen::bind(&config.listen).await?;
         let local = listen::bind(&config.local_listen).await?;
 
@@ -100,31 +118,32 @@ impl App {
             "pods taken over"
         );
         let sockets = [config.listen, config.local_listen];
-        Ok(Self { engine, cri, local, run_dir, pid_file: config.pid_file, sockets, systemd_cgroup })
+        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
     /// host is left as it was found.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { parts, run_dir } = self;
         let (tell, told) = watch::channel(false);
         let wait = |mut told: watch::Receiver<bool>| async move {
             // The sender going away means the same.
             let _stopped = told.wait_for(|stop| *stop).await;
         };
-        let local_api =
-            LocalServer::new(LocalApi { engine: self.engine.clone() }).max_decoding_message_size(MAX_MESSAGE);
-        let cri = self.router(Realm::Cri);
-        let local = self.router(Realm::Local).add_service(local_api);
-        let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(self.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(self.local), wait(told));
+        let local_api = LocalServer::new(LocalApi { engine: parts.engine.clone() })
+            .max_decoding_message_size(MAX_MESSAGE);
+        let cri = parts.router(Realm::Cri);
+        let local = parts.router(Realm::Local).add_service(local_api);
+        let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
+        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
-        if let Some(path) = &self.pid_file {
+        if let Some(path) = &parts.pid_file {
             write_pid_file(path)?;
         }
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the daemon is ready");
         }
-        tracing::info!(cri = %self.sockets[0].display(), local = %self.sockets[1].display(), "ready");
+        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), "ready");
 
         stop.await;
         tracing::info!("stopping; pods go on running");
@@ -141,17 +160,19 @@ impl App {
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
-        for path in self.sockets.iter().chain(&self.pid_file) {
+        for path in parts.sockets.iter().chain(&parts.pid_file) {
             // A new daemon replaces what is left.
             let _gone = std::fs::remove_file(path);
         }
-        self.engine.close_if_idle().await?;
-        if self.engine.pod_count() == 0 {
-            self.run_dir.close()?;
+        parts.engine.close_if_idle().await?;
+        if parts.engine.pod_count() == 0 {
+            run_dir.close()?;
         }
         Ok(())
     }
+}
 
+impl Parts {
     fn router(&self, realm: Realm) -> tonic::transport::server::Router {
         let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
         let images = Images { store: self.engine.images().clone(), realm };

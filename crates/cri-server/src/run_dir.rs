@@ -56,6 +56,11 @@ impl RunDir {
         &self.path
     }
 
+    /// Whether no pod, running or not, has its records here.
+    pub(crate) fn has_no_pods(&self) -> bool {
+        std::fs::read_dir(self.path.join("pods")).map_or(true, |mut entries| entries.next().is_none())
+    }
+
     /// Takes the tmpfs away; for a daemon that ends and leaves no pod behind.
     pub(crate) fn close(self) -> Result<()> {
         mount::detach(&self.path)?;

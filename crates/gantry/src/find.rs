@@ -77,8 +77,11 @@ fn pick(what: &str, wanted: &str, all: &[(String, String)]) -> Result<Option<Str
     if let Some((id, _)) = all.iter().find(|(id, _)| id == wanted) {
         return Ok(Some(id.clone()));
     }
-    for test in [|pair: &(String, String), w: &str| pair.1 == w, |pair, w| pair.0.starts_with(w)] {
-        let found: Vec<&String> = all.iter().filter(|p| test(p, wanted)).map(|(id, _)| id).collect();
+    let by_name = |pair: &(String, String)| pair.1 == wanted;
+    let by_prefix = |pair: &(String, String)| pair.0.starts_with(wanted);
+    let tests: [&dyn Fn(&(String, String)) -> bool; 2] = [&by_name, &by_prefix];
+    for test in tests {
+        let found: Vec<&String> = all.iter().filter(|p| test(p)).map(|(id, _)| id).collect();
         match found.as_slice() {
             [] => {}
             [id] => return Ok(Some((*id).clone())),

@@ -104,7 +104,12 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
             },
             "root": {"path": "rootfs", "readonly": true},
             "hostname": "self-test",
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                // The bundle lies on a file system without device nodes.
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                 "options": ["nosuid", "mode=755", "size=64k"]},
+            ],
             "linux": {
                 "cgroupsPath": format!("/{id}"),
                 "resources": {"pids": {"limit": 16}},
