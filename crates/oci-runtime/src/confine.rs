@@ -23,9 +23,10 @@ use libcontainer::workload::{
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for when the environment has no `PATH`.
@@ -174,21 +175,30 @@ impl Payload {
             Ok(program) => program,
             Err(why) => return (why, NOT_FOUND),
         };
-        let environment = self.environment();
+        match self.execute(&program) {
+            Ok(never) => match never {},
+            Err(why) => (why, CANNOT_EXECUTE),
+        }
+    }
+
+    fn execute(&self, program: &Path) -> Result<std::convert::Infallible, String> {
+        let no_text = |_| "process: a NUL byte in the program, its arguments or its environment".to_owned();
+        let program = CString::new(program.as_os_str().as_bytes()).map_err(no_text)?;
+        let args = self.args.iter().map(|a| CString::new(a.as_str()));
+        let args = args.collect::<Result<Vec<_>, _>>().map_err(no_text)?;
+        let environment = self.environment().into_iter().map(|(n, v)| CString::new(format!("{n}={v}")));
+        let environment = environment.collect::<Result<Vec<_>, _>>().map_err(no_text)?;
+        gantry_sys::signal::restore_for_exec().map_err(|e| e.to_string())?;
         if let Some(filter) = &self.seccomp {
             if !self.no_new_privileges {
                 // Where it cannot be raised, loading fails and says so.
                 let _missing = caps::raise(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
             }
-            if let Err(e) = filter.load() {
-                return (e.to_string(), CANNOT_EXECUTE);
-            }
+            filter.load().map_err(|e| e.to_string())?;
         }
-        let (name, args) = (&self.args[0], &self.args[1..]);
-        // Also restores what Rust changed for itself: the disposition of SIGPIPE and the signal mask.
-        let error =
-            std::process::Command::new(program).arg0(name).args(args).env_clear().envs(environment).exec();
-        (format!("exec: {name:?}: {}", reason(&error)), CANNOT_EXECUTE)
+        // Not execvp, which would hand a file of no known format to a shell.
+        nix::unistd::execve(&program, &args, &environment)
+            .map_err(|e| format!("exec: {:?}: {}", self.args[0], reason(&e.into())))
     }
 
     fn environment(&self) -> HashMap<&str, String> {

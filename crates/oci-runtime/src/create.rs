@@ -35,6 +35,9 @@ pub(crate) fn create(root: &Path, systemd: bool, what: &Create) -> Result<Record
     let spec: Spec = serde_json::from_slice(&original).map_err(|source| Error::Json { path, source })?;
     let host = Host::detect()?;
     let plan = Plan::new(spec, &what.id, &bundle, systemd, &host)?;
+    if Entry::open(root, &what.id).is_ok() {
+        return Err(Error::Exists(what.id.clone()));
+    }
     let record = Record::new(&what.id, &bundle, &plan.rootfs, plan.cgroup.clone(), systemd);
     if let Some(cgroup) = record.cgroup()? {
         let others = cgroup.pids()?.len();
@@ -149,8 +152,13 @@ pub(crate) fn container_error(
     error: &libcontainer::error::LibcontainerError,
 ) -> Error {
     // These only say which process talked to which.
-    const WRAPPERS: [&str; 3] =
-        ["failed to create container: ", "exec process failed with error ", "intermediate process error "];
+    const WRAPPERS: [&str; 5] = [
+        "failed to create container: ",
+        "exec process failed with error ",
+        "intermediate process error ",
+        "error in executing process : ",
+        "cgroup error: ",
+    ];
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -164,12 +172,10 @@ pub(crate) fn container_error(
     while let Some(rest) = WRAPPERS.iter().find_map(|w| why.strip_prefix(w)) {
         why = rest.to_owned();
     }
-    // Our own payload's reasons are complete.
-    match report::hint() {
-        Some(hint) if !why.starts_with("exec: ") && !hint.contains(&why) && !why.contains(&hint) => {
-            why = format!("{why}: {hint}");
-        }
-        _ => {}
+    // A reason that names a program, a path or a controller is complete.
+    let complete = |why: &str| why.contains('/') || why.starts_with("exec: ") || why.starts_with("cgroup ");
+    if let Some(hint) = report::hint().filter(|hint| !complete(&why) && !hint.contains(&why)) {
+        why = format!("{why}: {hint}");
     }
     Error::Container { doing, id: id.into(), why }
 }

@@ -113,7 +113,20 @@ pub(crate) fn hint() -> Option<String> {
     let mut file = HINTS.get()?;
     file.rewind().ok()?;
     file.take(HINT_LIMIT).read_to_string(&mut text).ok()?;
-    text.lines().next().map(str::to_owned)
+    summary(&text)
+}
+
+/// The first line, with what the kernel answered: that is often only in a later one.
+fn summary(text: &str) -> Option<String> {
+    let first = text.lines().next()?;
+    let errno = text.split("Nix(").skip(1).find_map(|rest| {
+        let name: String = rest.chars().take_while(char::is_ascii_uppercase).collect();
+        (name.len() > 2 && rest[name.len()..].starts_with(')')).then_some(name)
+    });
+    Some(match errno.filter(|name| !first.contains(name.as_str())) {
+        Some(errno) => format!("{first} ({errno})"),
+        None => first.to_owned(),
+    })
 }
 
 /// Collects the errors of this process and, after a fork, of its children.
@@ -193,6 +206,17 @@ mod tests {
             let time = rustix::time::Timespec { tv_sec: seconds, tv_nsec: 0 };
             assert_eq!(timestamp(time), want, "{seconds}");
         }
+    }
+
+    #[test]
+    fn a_hint_has_the_errno_of_a_later_line() {
+        let log = "failed to mount x: syscall\nfailed to prepare rootfs err=Mount(Syscall(Nix(EINVAL)))\n";
+        assert_eq!(summary(log).unwrap(), "failed to mount x: syscall (EINVAL)");
+        assert_eq!(
+            summary("failed to open y err=ENOENT\nerr=Nix(ENOENT)").unwrap(),
+            "failed to open y err=ENOENT"
+        );
+        assert_eq!(summary(""), None);
     }
 
     #[test]

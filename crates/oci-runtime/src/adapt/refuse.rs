@@ -27,6 +27,11 @@ pub(super) fn spec(spec: &Spec, systemd: bool, host: &Host) -> Result<()> {
 
 fn namespaces(linux: &Linux) -> Result<()> {
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    for (position, namespace) in namespaces.iter().enumerate() {
+        if namespaces[..position].iter().any(|earlier| earlier.typ() == namespace.typ()) {
+            return Err(Error::Invalid(format!("linux.namespaces has {} twice", namespace.typ())));
+        }
+    }
     let has = |wanted| namespaces.iter().any(|ns| ns.typ() == wanted);
     if !has(LinuxNamespaceType::Mount) {
         // Its mounts would be made on the host.
