@@ -20,6 +20,20 @@ pub(crate) struct Hierarchy {
     pub(crate) controllers: Vec<String>,
 }
 
+impl Hierarchy {
+    /// A v1 cpuset refuses tasks until cpus and mems are set; a cgroup2 mount beside v1 controllers
+    /// moves whole processes only. Neither limits anything for a monitor.
+    fn takes_threads(&self) -> bool {
+        !self.controllers.is_empty() && !self.controllers.iter().any(|c| c == "cpuset")
+    }
+}
+
+fn move_thread(dir: &Path) -> Result<()> {
+    let file = dir.join("tasks");
+    let tid = rustix::thread::gettid().as_raw_nonzero();
+    std::fs::write(&file, tid.to_string()).map_err(file_error("write", &file))
+}
+
 /// All hierarchies of the host, read once at start.
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
@@ -81,18 +95,18 @@ impl Hierarchies {
     /// from one thread that has been moved once.
     pub fn enter_thread(&self, path: &str) -> Result<()> {
         let relative = checked(path)?;
-        // A v1 cpuset refuses tasks until cpus and mems are set; a cgroup2 mount beside v1 controllers
-        // moves whole processes only. Neither limits anything here.
-        let usable =
-            |h: &&Hierarchy| !h.controllers.is_empty() && !h.controllers.iter().any(|c| c == "cpuset");
-        for h in self.all.iter().filter(usable) {
+        for h in self.all.iter().filter(|h| h.takes_threads()) {
             let dir = h.mount.join(relative);
             std::fs::create_dir_all(&dir).map_err(file_error("create", &dir))?;
-            let file = dir.join("tasks");
-            let tid = rustix::thread::gettid().as_raw_nonzero();
-            std::fs::write(&file, tid.to_string()).map_err(file_error("write", &file))?;
+            move_thread(&dir)?;
         }
         Ok(())
+    }
+
+    /// Moves the calling thread back to the root of every v1 hierarchy, so that the cgroup that it was
+    /// in can be removed.
+    pub fn leave_thread(&self) -> Result<()> {
+        self.all.iter().filter(|h| h.takes_threads()).try_for_each(|h| move_thread(&h.mount))
     }
 
     /// Moves the process `pid` into the cgroup `path` of the v2 hierarchy, creating it. Does nothing

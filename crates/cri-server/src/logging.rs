@@ -10,7 +10,14 @@ use tracing_subscriber::EnvFilter;
 ///
 /// The level is neither one of the known names nor a filter.
 pub fn start(config: &Config) -> Result<(), crate::ConfigError> {
-    let filter = EnvFilter::try_new(&config.log_level).map_err(|e| crate::ConfigError::Option {
+    // A level alone is meant for Gantry; the HTTP libraries below it say each frame.
+    let filter = match config.log_level.as_str() {
+        level @ ("debug" | "trace") => {
+            format!("{level},h2=info,hyper=info,hyper_util=info,tower=info,rustls=info")
+        }
+        other => other.to_owned(),
+    };
+    let filter = EnvFilter::try_new(filter).map_err(|e| crate::ConfigError::Option {
         option: "--log-level",
         reason: format!("{:?}: {e}", config.log_level),
     })?;

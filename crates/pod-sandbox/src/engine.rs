@@ -164,6 +164,7 @@ impl Engine {
             return Ok(());
         }
         self.inner.network.shutdown_if_idle().await.map_err(|e| Error::internal(&e))?;
+        self.inner.spawner.stop();
         self.inner.hierarchies.remove_if_empty(crate::spawner::MONITORS_CGROUP)?;
         for realm in [Realm::Cri, Realm::Local] {
             self.inner.hierarchies.remove_if_empty(&realm_cgroup(realm))?;

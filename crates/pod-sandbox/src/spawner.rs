@@ -1,6 +1,7 @@
 //! The thread that forks monitors, and the sealed program that they run.
 
 use crate::error::io_error;
+use crate::flight::lock;
 use crate::{Error, Result};
 use gantry_cgroup::Hierarchies;
 use gantry_monitor_api::Client;
@@ -10,7 +11,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// Cgroup of all monitors: not the pods' own, where they would be limited, frozen and killed with them.
@@ -20,7 +22,8 @@ pub(crate) const MONITORS_CGROUP: &str = "/gantry-monitors.slice";
 /// has to be moved there (each move waits for an RCU grace period).
 #[derive(Debug)]
 pub(crate) struct Spawner {
-    jobs: mpsc::SyncSender<Job>,
+    jobs: Mutex<Option<mpsc::SyncSender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Job {
@@ -44,12 +47,15 @@ impl Spawner {
                     let _status = child.wait();
                 }
             }
+            if let Err(error) = hierarchies.leave_thread() {
+                tracing::debug!(%error, "the monitors' cgroup is left in use");
+            }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("spawner".into())
             .spawn(run)
             .map_err(|e| Error::internal(&e).context("start the spawner thread"))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Spawns a monitor for the pod in `pod_dir`; it waits for its set-up on the returned socket.
@@ -57,8 +63,20 @@ impl Spawner {
         let (done, result) = oneshot::channel();
         let busy =
             || Error::new(crate::Kind::ResourceExhausted, "too many monitors are being started; retry");
-        self.jobs.try_send(Job { pod_dir: pod_dir.to_owned(), done }).map_err(|_| busy())?;
+        let jobs = lock(&self.jobs).clone().ok_or_else(busy)?;
+        jobs.try_send(Job { pod_dir: pod_dir.to_owned(), done }).map_err(|_| busy())?;
         result.await.map_err(|_| Error::new(crate::Kind::Internal, "the spawner thread ended"))?
+    }
+}
+
+impl Spawner {
+    /// Ends the thread; nothing is spawned any more. Blocks for some cgroup moves.
+    pub(crate) fn stop(&self) {
+        lock(&self.jobs).take();
+        let thread = lock(&self.thread).take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("the spawner thread panicked");
+        }
     }
 }
 
