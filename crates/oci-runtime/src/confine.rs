@@ -4,8 +4,8 @@
 //! that `exec` starts) when the namespaces are joined, the root is pivoted and the ids are set, and
 //! [`Payload::exec`] when the container is started. It got a configuration without capabilities and
 //! seccomp, see [`crate::adapt`], so the process still holds all capabilities here, which the
-//! corrections to mounts need. The order is: session keyring, mounts, working directory,
-//! capabilities, then looking for the program as the user who will run it; seccomp comes last.
+//! corrections to mounts need. The order is: mounts, working directory, capabilities, then looking for
+//! the program as the user who will run it; seccomp comes last.
 //!
 //! A filter without no_new_privs can only be loaded with `CAP_SYS_ADMIN`. Until `start`, such a
 //! process keeps it in its permitted set alone, so that nothing acts with it by accident; loading
@@ -112,12 +112,6 @@ impl Executor for Payload {
 
 impl Payload {
     fn confine(&self) -> Result<(), String> {
-        match gantry_sys::keyring::new_session() {
-            Ok(()) => {}
-            // Not built into this kernel, or the user's quota is used up: nothing to share, or not ours to fail.
-            Err(e) if matches!(e.errno(), rustix::io::Errno::NOSYS | rustix::io::Errno::DQUOT) => {}
-            Err(e) => return Err(e.to_string()),
-        }
         for fix in &self.mounts {
             fix.apply()?;
         }

@@ -22,6 +22,7 @@ pub(crate) struct Create {
     pub(crate) console_socket: Option<PathBuf>,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) no_pivot: bool,
+    pub(crate) no_new_keyring: bool,
     pub(crate) preserve_fds: i32,
     /// The container outlives this program; false only for `run` in the foreground.
     pub(crate) detach: bool,
@@ -70,6 +71,9 @@ fn make(
         serde_json::to_vec(&plan.spec).map_err(|source| Error::Json { path: entry.config(), source })?;
     write_atomically(&entry.config(), &config)?;
     exec::keep(entry, original, plan.payload.seccomp.as_ref())?;
+    if !what.no_new_keyring {
+        new_keyring()?;
+    }
     let failed = |e: libcontainer::error::LibcontainerError| container_error("create", entry.id(), &e);
     let mut container = ContainerBuilder::new(what.id.clone(), SyscallType::default())
         .with_root_path(entry.dir())
@@ -104,6 +108,16 @@ fn make(
         write_atomically(path, pid.to_string().as_bytes())?;
     }
     Ok(record)
+}
+
+/// Gives this process, and with it the container, a session keyring of its own, so that it does not
+/// share our caller's keys. Made here it counts against root's quota and not the container's user's.
+pub(crate) fn new_keyring() -> Result<()> {
+    match gantry_sys::keyring::new_session() {
+        // A kernel without keyrings has nothing to share.
+        Err(e) if e.errno() == rustix::io::Errno::NOSYS => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// The cgroup that systemd has put a process into.

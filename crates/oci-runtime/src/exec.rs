@@ -5,7 +5,7 @@
 //! taken away at the end.
 
 use crate::adapt::{Host, adapt_process};
-use crate::create::container_error;
+use crate::create::{container_error, new_keyring};
 use crate::error::{Error, Result, file};
 use crate::record::{Entry, Status, read_bounded, write_atomically};
 use crate::seccomp::Filter;
@@ -52,6 +52,7 @@ pub(crate) fn exec(root: &Path, args: &liboci_cli::Exec) -> Result<i32> {
     let (spec, filter) = kept(&entry)?;
     let own = spec.process().as_ref().ok_or_else(|| Error::Invalid("process is missing".into()))?;
     let (process, payload) = adapt_process(asked(args, own)?, filter, false, &Host::detect()?)?;
+    new_keyring()?;
     let scratch = Scratch::new(&entry)?;
     let file_of_process = scratch.dir.join("process.json");
     let json = serde_json::to_vec(&process)
@@ -170,10 +171,9 @@ impl Scratch {
             Container::load(entry.library_dir()).map_err(|e| container_error("exec in", entry.id(), &e))?;
         let dir = entry.dir().join(format!("exec-{}", std::process::id()));
         // A call that was killed may have left one, and its pid has come round again.
-        if let Err(e) = std::fs::remove_dir_all(&dir) {
-            if e.kind() != std::io::ErrorKind::NotFound {
-                return Err(file("remove", &dir)(e));
-            }
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(file("remove", &dir)(e)),
+            _ => {}
         }
         let state = dir.join(entry.id());
         let mut builder = std::fs::DirBuilder::new();

@@ -84,6 +84,7 @@ fn run(cli: &Cli) -> Result<u8> {
                 console_socket: args.console_socket.clone(),
                 pid_file: args.pid_file.clone(),
                 no_pivot: args.no_pivot,
+                no_new_keyring: args.no_new_keyring,
                 preserve_fds: args.preserve_fds,
                 detach: true,
             };
@@ -117,6 +118,7 @@ fn run_container(root: &Path, systemd: bool, args: &liboci_cli::Run) -> Result<u
         console_socket: args.console_socket.clone(),
         pid_file: args.pid_file.clone(),
         no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
         detach: args.detach,
     };

@@ -155,13 +155,12 @@ impl Subscriber for Hints {
         let mut text = Text::default();
         event.record(&mut text);
         let line = one_line(&format!("{}{}", text.message, text.fields));
-        if *event.metadata().level() == Level::ERROR {
-            if let Some(mut file) = HINTS.get() {
-                if file.stream_position().is_ok_and(|at| at < HINT_LIMIT) {
-                    // Only completes a message; without it the message is shorter.
-                    let _full = file.write_all(format!("{line}\n").as_bytes());
-                }
-            }
+        let hints = HINTS.get().filter(|_| *event.metadata().level() == Level::ERROR);
+        if let Some(mut file) = hints
+            && file.stream_position().is_ok_and(|at| at < HINT_LIMIT)
+        {
+            // Only completes a message; without it the message is shorter.
+            let _full = file.write_all(format!("{line}\n").as_bytes());
         }
         if LOG.get().is_some_and(|log| log.debug) {
             write_log("debug", &line, true);

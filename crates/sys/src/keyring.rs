@@ -20,3 +20,22 @@ pub fn new_session() -> Result<()> {
         Err(Error::from_io("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", &std::io::Error::last_os_error()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_new_session_has_a_keyring_of_its_own() {
+        // Credentials belong to a thread: this one's do not touch the other tests.
+        let test = std::thread::spawn(|| {
+            let sessions = || std::fs::read_to_string("/proc/keys").map(|k| k.matches(" _ses").count());
+            let Ok(before) = sessions() else {
+                // A kernel without keyrings says so.
+                assert_eq!(super::new_session().unwrap_err().errno(), rustix::io::Errno::NOSYS);
+                return;
+            };
+            super::new_session().unwrap();
+            assert_eq!(sessions().unwrap(), before + 1);
+        });
+        test.join().unwrap();
+    }
+}
