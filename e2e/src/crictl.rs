@@ -1,6 +1,6 @@
 //! The real crictl, built from the pinned module.
 
-use crate::{Output, run};
+use crate::{Output, Watch, run};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,6 +88,18 @@ impl Crictl {
     #[track_caller]
     pub fn status(&self, container: &str) -> Value {
         self.json(&["inspect", container])["status"].clone()
+    }
+
+    /// Waits until the container has ended; its `status`.
+    #[track_caller]
+    pub fn wait_exited(&self, container: &str) -> Value {
+        let bundle = self.json(&["inspect", container])["info"]["bundle"].clone();
+        let bundle = bundle.as_str().unwrap_or_else(|| panic!("no bundle in the info of {container}"));
+        let watch = Watch::new(&[Path::new(bundle)]);
+        watch.until("the container has ended", || {
+            let status = self.status(container);
+            (status["state"] == "CONTAINER_EXITED").then_some(status)
+        })
     }
 
     /// Removes every sandbox, running or not.

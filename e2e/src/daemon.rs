@@ -76,7 +76,7 @@ impl Daemon {
     #[track_caller]
     pub fn gantry(&self, args: &[&str]) -> Output {
         let socket = format!("unix://{}", self.dir().join("local.sock").display());
-        run(Command::new(dist().join("gantry")).env("GANTRY_SOCKET", socket).args(args))
+        run(Command::new(dist().join("gantry")).args(["--socket", &socket]).args(args))
     }
 
     /// Its directory.

@@ -24,4 +24,4 @@ pub use leaks::LeakSnapshot;
 pub use process::{Running, namespace, processes};
 pub use registry::Registry;
 pub use stage::{Stage, dist, free_port};
-pub use watch::{LIMIT, Watch};
+pub use watch::{LIMIT, Watch, logged, wait_file};

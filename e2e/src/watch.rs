@@ -95,3 +95,30 @@ fn timespec(duration: Duration) -> Timespec {
     let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     Timespec { tv_sec: secs, tv_nsec: duration.subsec_nanos().into() }
 }
+
+/// Waits until a file satisfies `enough`; its text then. Its directory must be there.
+#[track_caller]
+pub fn wait_file(path: &Path, what: &str, enough: impl Fn(&str) -> bool) -> String {
+    let dir = path.parent().expect("a file is in a directory");
+    Watch::new(&[dir]).until(what, || {
+        // A log may hold any bytes.
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        enough(&text).then_some(text)
+    })
+}
+
+/// What a container wrote, line by line, from the text of its log (`<time> <stream> <tag> <text>`).
+///
+/// Panics on a line that is not one of a CRI log.
+#[track_caller]
+pub fn logged(text: &str) -> Vec<&str> {
+    let content = |line| {
+        let mut fields = str::splitn(line, 4, ' ');
+        let (time, stream, tag) = (fields.next()?, fields.next()?, fields.next()?);
+        let valid = time.len() > 20 && matches!(stream, "stdout" | "stderr") && matches!(tag, "F" | "P");
+        valid.then(|| fields.next()).flatten()
+    };
+    text.lines()
+        .map(|line| content(line).unwrap_or_else(|| panic!("not a line of a CRI log: {line:?}")))
+        .collect()
+}
