@@ -19,13 +19,24 @@
 //! containers/<container id>/{lease.json,upper/,work/}
 //! ```
 
+mod assemble;
 mod content;
 mod credentials;
 mod digest;
+mod disk;
 mod error;
+mod flight;
 mod image;
+mod import;
+mod layer;
 mod names;
+mod open;
 mod progress;
+mod publish;
+mod pull;
+mod registry;
+mod snapshot;
+mod state;
 mod store;
 
 pub use credentials::Credentials;

@@ -1,5 +1,7 @@
 //! How far a pull is, without a queue that can fill.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Progress of one pull or import.
@@ -58,4 +60,52 @@ impl ProgressSender {
             sender.send_modify(change);
         }
     }
+}
+
+/// Bytes between two reports of one layer.
+const STEP: u64 = 256 << 10;
+
+/// Progress of one layer, told to every pull that waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct LayerNews {
+    fetched: AtomicU64,
+    /// Whose progress, and which of its layers.
+    watchers: Mutex<Vec<(watch::Sender<Progress>, usize)>>,
+}
+
+impl LayerNews {
+    /// Reports to `sender`, as its layer `index`, from now on.
+    pub(crate) fn watch(&self, sender: &watch::Sender<Progress>, index: usize) {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push((sender.clone(), index));
+        report(sender, index, self.fetched.load(Ordering::Relaxed), LayerState::Fetching);
+    }
+
+    /// So many more bytes have come.
+    pub(crate) fn add(&self, bytes: u64) {
+        let before = self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        if before / STEP != (before + bytes) / STEP {
+            self.tell(LayerState::Fetching);
+        }
+    }
+
+    /// The layer is complete.
+    pub(crate) fn done(&self) {
+        self.tell(LayerState::Done);
+    }
+
+    fn tell(&self, state: LayerState) {
+        let fetched = self.fetched.load(Ordering::Relaxed);
+        for (sender, index) in &*self.watchers.lock().unwrap_or_else(PoisonError::into_inner) {
+            report(sender, *index, fetched, state);
+        }
+    }
+}
+
+/// Changes one layer of a progress.
+pub(crate) fn report(sender: &watch::Sender<Progress>, index: usize, fetched: u64, state: LayerState) {
+    sender.send_modify(|progress| {
+        if let Some(layer) = progress.layers.get_mut(index) {
+            (layer.fetched, layer.state) = (fetched, state);
+        }
+    });
 }

@@ -1,11 +1,23 @@
 //! [`ImageStore`]: the calls of this crate.
 
-use crate::{Credentials, Error, Image, ImageId, Imported, ProgressSender, Realm, Result};
+use crate::digest::Digest;
+use crate::disk::Disk;
+use crate::flight::Flights;
+use crate::layer::LayerHandle;
+use crate::names::registries::{self, Registries};
+use crate::progress::LayerNews;
+use crate::publish::{Complete, Publisher};
+use crate::pull::run_blocking;
+use crate::registry::Transports;
+use crate::state::Shared;
+use crate::{Credentials, Error, Image, ImageId, Imported, Progress, ProgressSender, Realm, Result};
+use crate::{open, snapshot};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, watch};
 
 /// Where a store lives and how much it accepts.
 #[derive(Debug, Clone)]
@@ -23,6 +35,10 @@ impl StoreConfig {
     /// A store below `root` with the system's registries.conf and default limits.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), registries_conf: None, limits: Limits::default() }
+    }
+
+    fn registries_path(&self) -> PathBuf {
+        self.registries_conf.clone().unwrap_or_else(|| registries::DEFAULT_PATH.into())
     }
 }
 
@@ -82,7 +98,7 @@ pub struct Quarantined {
 /// Disk space that images take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of unpacked layers and documents.
+    /// Bytes of unpacked layers.
     pub bytes: u64,
     /// Inodes of the same.
     pub inodes: u64,
@@ -115,21 +131,89 @@ pub struct Snapshot {
 /// The store; clones share one state.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    inner: Arc<StoreConfig>,
+    inner: Arc<Inner>,
 }
 
-fn later<T>() -> Result<T> {
-    Err(Error::unsupported("image store", "this call follows"))
+/// What clones share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: StoreConfig,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) shared: Shared,
+    pub(crate) publisher: Publisher,
+    pub(crate) transports: Transports,
+    /// As last read, to complete short names without reading files.
+    registries: Mutex<Registries>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) images: Flights<Arc<Complete>, watch::Sender<Progress>>,
+    pub(crate) layers: Flights<Arc<LayerHandle>, LayerNews>,
+    /// Keeps other processes out while it is open.
+    _lock: File,
 }
 
-#[allow(clippy::unused_async, unused_variables)]
-impl ImageStore {
-    /// Opens the store below `config.root`, and says which records it had to move aside.
-    pub fn open(config: StoreConfig) -> Result<(Self, Vec<Quarantined>)> {
-        Ok((Self { inner: Arc::new(config) }, Vec::new()))
+impl Inner {
+    /// Reads registries.conf as it is now.
+    pub(crate) async fn load_registries(self: &Arc<Self>) -> Result<Registries> {
+        let path = self.config.registries_path();
+        let registries = run_blocking(move || Registries::load(&path)).await?;
+        *self.registries.lock().unwrap_or_else(PoisonError::into_inner) = registries.clone();
+        Ok(registries)
     }
 
-    /// Pulls `reference` into `realm`.
+    fn find(&self, realm: Realm, name_or_id: &str) -> Option<Digest> {
+        let search = self.registries.lock().unwrap_or_else(PoisonError::into_inner).search.clone();
+        self.shared.lock().find(realm, name_or_id, &search)
+    }
+}
+
+impl ImageStore {
+    /// Opens the store below `config.root`, and says which records it had to move aside.
+    ///
+    /// Unfinished work of an earlier run is thrown away. A damaged record costs the name or image that
+    /// it describes, never the store. A container's lease that cannot be read stays where it is, and no
+    /// layer is deleted until that container's snapshot is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] when another process has the store open; [`Error::Io`] and [`Error::NoSpace`]
+    /// when its directories cannot be made or read. Blocks on the disk: not for an async task.
+    pub fn open(config: StoreConfig) -> Result<(Self, Vec<Quarantined>)> {
+        let disk = Arc::new(Disk::new(&config.root)?);
+        let lock = open::lock(&disk)?;
+        open::sweep(&disk)?;
+        let (state, damaged) = open::read(&disk, &config.limits)?;
+        let shared = Shared::default();
+        *shared.lock() = state;
+        let registries = Registries::load(&config.registries_path()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "pulls fail until this is repaired");
+            Registries::default()
+        });
+        let publisher = Publisher::new(Arc::clone(&disk), shared.clone());
+        publisher.collect();
+        let inner = Inner {
+            pulls: Semaphore::new(config.limits.parallel_pulls.max(1)),
+            config,
+            disk,
+            shared,
+            publisher,
+            transports: Transports::default(),
+            registries: Mutex::new(registries),
+            images: Flights::default(),
+            layers: Flights::default(),
+            _lock: lock,
+        };
+        Ok((Self { inner: Arc::new(inner) }, damaged))
+    }
+
+    /// Pulls `reference` into `realm` and gives the image's id. Must be called within a tokio runtime.
+    ///
+    /// The reference is resolved at the registry each time, with the caller's own credentials; content
+    /// that is in the store is not fetched again. Concurrent calls share the work. The pull goes on when
+    /// the returned future is dropped: a client that asks again finds it further on, or done.
+    ///
+    /// # Errors
+    ///
+    /// Any kind but [`Error::InUse`]. Nothing of a failed pull is seen in the store.
     pub async fn pull(
         &self,
         realm: Realm,
@@ -137,71 +221,138 @@ impl ImageStore {
         credentials: Option<Credentials>,
         progress: ProgressSender,
     ) -> Result<ImageId> {
-        later()
+        let inner = Arc::clone(&self.inner);
+        let reference = reference.to_owned();
+        detached(crate::pull::pull(inner, realm, reference, credentials, progress)).await
     }
 
-    /// Copies a stream into an unnamed file on the store's disk, for [`ImageStore::import`].
+    /// Copies a stream into an unnamed file on the store's disk, for [`ImageStore::import`]. The file
+    /// takes no space any more once it is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], [`Error::Io`], and [`Error::Corrupt`] for a stream longer than
+    /// [`Limits::layer_bytes`].
     pub async fn spool(&self, reader: impl AsyncRead + Send + Unpin) -> Result<File> {
-        later()
+        let inner = Arc::clone(&self.inner);
+        let file = run_blocking(move || inner.disk.unnamed_file()).await?;
+        let mut file = tokio::fs::File::from_std(file);
+        let limit = self.inner.config.limits.layer_bytes;
+        let failed = |e| Error::io("write", "uploaded archive", e);
+        let copied = tokio::io::copy(&mut reader.take(limit + 1), &mut file).await.map_err(failed)?;
+        file.flush().await.map_err(failed)?;
+        if copied > limit {
+            return Err(Error::corrupt("uploaded archive", format!("it is larger than {limit} bytes")));
+        }
+        Ok(file.into_std().await)
     }
 
-    /// Imports every image of an archive; `name` replaces the archive's names when it holds one image.
+    /// Imports every image of an archive into `realm`. Must be called within a tokio runtime.
+    ///
+    /// `name`, a tag reference, replaces the archive's own names; the archive must hold one image then.
+    /// Names that are no tag references are left out; an image without any is found by its id. The
+    /// import goes on when the returned future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] and [`Error::Unsupported`] for the archive, [`Error::InvalidReference`] for the
+    /// name, [`Error::NoSpace`], [`Error::Io`]. Images before the failing one stay.
     pub async fn import(
         &self,
         realm: Realm,
         name: Option<String>,
         source: ImportSource,
     ) -> Result<Vec<Imported>> {
-        later()
+        detached(crate::import::import(Arc::clone(&self.inner), realm, name, source)).await
     }
 
-    /// Finds an image by id, unique id prefix, tag or digest reference.
+    /// Finds an image by id (with or without `sha256:`), tag or digest reference, or by a prefix of at
+    /// least four digits that only one id of the realm has. Short names are completed.
     pub fn get(&self, realm: Realm, name_or_id: &str) -> Option<Image> {
-        None
+        let id = self.inner.find(realm, name_or_id)?;
+        self.inner.shared.lock().image(realm, &id)
     }
 
     /// All images of a realm, sorted by id.
     pub fn list(&self, realm: Realm) -> Vec<Image> {
-        Vec::new()
+        self.inner.shared.lock().images(realm)
     }
 
     /// Removes every name that `realm` has for the image; `false` when there is no such image.
+    ///
+    /// Content that the other realm, a container or a running pull needs stays. The rest is deleted in
+    /// the background. Needs no disk space.
     pub fn remove(&self, realm: Realm, name_or_id: &str) -> Result<bool> {
-        later()
+        match self.inner.find(realm, name_or_id) {
+            Some(id) => self.inner.publisher.remove(realm, &id),
+            None => Ok(false),
+        }
     }
 
-    /// Space taken, from memory.
+    /// Space that published layers take, from memory. Files count in whole blocks of 4 KiB.
     pub fn usage(&self) -> Usage {
-        Usage { bytes: 0, inodes: 0, mountpoint: self.inner.root.clone() }
+        let state = self.inner.shared.lock();
+        let sum = |f: fn(&crate::disk::records::Layer) -> u64| state.layers.values().map(f).sum();
+        Usage { bytes: sum(|l| l.bytes), inodes: sum(|l| l.inodes), mountpoint: self.inner.disk.images() }
     }
 
-    /// Makes the writable snapshot of a container and leases the image for it.
+    /// Makes the writable snapshot of a container and leases the image's layers for it, also over
+    /// restarts, until [`ImageStore::remove_snapshot`]. The same call again gives the same snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidReference`] for an id that is no plain name, [`Error::NotFound`] when the realm
+    /// does not have the image, [`Error::InUse`] when the container has a snapshot of another one,
+    /// [`Error::NoSpace`], [`Error::Io`].
     pub fn prepare(&self, realm: Realm, container_id: &str, image: &ImageId) -> Result<Snapshot> {
-        later()
+        snapshot::prepare(&self.inner.publisher, realm, container_id, image)
     }
 
     /// The snapshot of a container, if it has one.
     pub fn snapshot(&self, container_id: &str) -> Option<Snapshot> {
-        None
+        snapshot::get(&self.inner.publisher, container_id)
     }
 
-    /// Mounts the snapshot of a container on `target`, in the caller's mount namespace.
+    /// Mounts the snapshot of a container on the directory `target`, in the caller's mount namespace.
+    /// A target that has an overlay mounted on it stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] without a snapshot, [`Error::Corrupt`] when its lease cannot be read,
+    /// [`Error::Io`] when the kernel refuses.
     pub fn mount(&self, container_id: &str, target: &Path) -> Result<()> {
-        later()
+        snapshot::mount(&self.inner.publisher, container_id, target)
     }
 
     /// Detaches whatever is mounted on `target`; succeeds when nothing is.
     pub fn unmount(&self, target: &Path) -> Result<()> {
-        later()
+        gantry_sys::mount::detach(target)
+            .map_err(|e| Error::io("umount", target.display().to_string(), e.into()))
     }
 
-    /// Deletes the writable layer of a container and releases its lease; succeeds when there is none.
+    /// Deletes the writable layer of a container, in the background, and releases its lease; succeeds
+    /// when there is none. Unmount it first. Needs no disk space.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidReference`] for an id that is no plain name.
     pub fn remove_snapshot(&self, container_id: &str) -> Result<()> {
-        later()
+        snapshot::remove(&self.inner.publisher, container_id)
     }
 
-    /// Container ids that have a snapshot, sorted.
+    /// Container ids that have a snapshot, readable or not, sorted.
     pub fn snapshots(&self) -> Vec<String> {
-        Vec::new()
+        self.inner.shared.lock().snapshots.keys().cloned().collect()
     }
+
+    /// Returns once no pull or import has unfinished files on disk and everything that was removed is
+    /// deleted. Blocks: not for an async task.
+    pub fn settle(&self) {
+        self.inner.disk.trash.settle();
+    }
+}
+
+/// Runs a call as a task of its own, so that a caller that goes away does not break it off.
+async fn detached<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(call).await.unwrap_or_else(|e| Err(crate::flight::broken(&e)))
 }

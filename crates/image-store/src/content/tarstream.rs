@@ -83,9 +83,14 @@ impl<R: Read> Archive<R> {
         Self { reader, remaining: 0, padding: 0 }
     }
 
-    /// The reader below, to read what follows the archive.
+    /// The reader below.
     pub(crate) fn get_mut(&mut self) -> &mut R {
         &mut self.reader
+    }
+
+    /// Tells that the reader below was moved to the end of the current entry's content.
+    pub(crate) fn jumped(&mut self) {
+        self.remaining = 0;
     }
 
     /// The next entry, or `None` at the end. What was not read of the current entry is skipped.
