@@ -7,14 +7,16 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Most messages that wait for a reader.
-const MAX_QUEUE: usize = 512;
+/// Most bytes of messages that wait for a reader: some hundred events, or a few answers to `Hello`.
+const MAX_QUEUE: usize = 4 * MAX_MESSAGE;
 
 /// A connection; gone connections are told by the `bool`s and `Result`s of its calls.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
     queue: VecDeque<Vec<u8>>,
+    /// Bytes in the queue.
+    queued: usize,
     /// It said hello (or set the pod up) and hears events.
     pub(crate) subscribed: bool,
 }
@@ -35,11 +37,16 @@ pub(crate) enum Received {
 impl Connection {
     pub(crate) fn new(socket: OwnedFd) -> gantry_sys::Result<Self> {
         seqpacket::set_nonblocking(socket.as_fd())?;
-        Ok(Self { socket, queue: VecDeque::new(), subscribed: false })
+        Ok(Self { socket, queue: VecDeque::new(), queued: 0, subscribed: false })
     }
 
     pub(crate) fn receive(&mut self) -> Received {
-        let mut buffer = vec![0; MAX_MESSAGE];
+        // As long as the message, not as the longest one: every page that is touched once stays the pod's.
+        let mut buffer = match waiting_length(self.socket.as_fd()) {
+            Ok(length) => vec![0; length.clamp(1, MAX_MESSAGE)],
+            Err(Errno::AGAIN) => return Received::Nothing,
+            Err(_) => return Received::End,
+        };
         match seqpacket::receive(self.socket.as_fd(), &mut buffer) {
             Ok(Some((length, fds))) => match serde_json::from_slice::<Envelope<Request>>(&buffer[..length]) {
                 Ok(message) => Received::Request(message.id, message.body, fds),
@@ -55,8 +62,9 @@ impl Connection {
     /// Sends or queues; `false` when the connection is to be dropped.
     pub(crate) fn say(&mut self, id: u64, body: Reply) -> bool {
         let Ok(bytes) = serde_json::to_vec(&Envelope { id, body }) else { return false };
+        self.queued += bytes.len();
         self.queue.push_back(bytes);
-        self.queue.len() <= MAX_QUEUE && self.flush()
+        self.flush() && self.queued <= MAX_QUEUE
     }
 
     pub(crate) fn tell(&mut self, event: &Event) -> bool {
@@ -68,6 +76,7 @@ impl Connection {
         while let Some(bytes) = self.queue.front() {
             match seqpacket::try_send(self.socket.as_fd(), bytes, &[]) {
                 Ok(()) => {
+                    self.queued -= bytes.len();
                     self.queue.pop_front();
                 }
                 Err(e) if e.errno() == Errno::AGAIN => return true,
@@ -81,6 +90,13 @@ impl Connection {
     pub(crate) fn has_queue(&self) -> bool {
         !self.queue.is_empty()
     }
+}
+
+/// Length of the message that waits on `socket`; 0 at the end of the connection.
+pub(crate) fn waiting_length(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    use rustix::net::RecvFlags;
+    let mut nothing = [0u8; 0];
+    rustix::net::recv(socket, &mut nothing, RecvFlags::PEEK | RecvFlags::TRUNC).map(|(_, length)| length)
 }
 
 impl AsFd for Connection {

@@ -12,11 +12,11 @@ pub(crate) struct Container {
     pub(crate) bundle: PathBuf,
     pub(crate) started_at: i64,
     pub(crate) oom: OomCounter,
-    /// Its output goes to a log that has to be written out before its end is told.
-    pub(crate) has_log: bool,
     /// Our end of its standard input, if it has one.
     pub(crate) _stdin: Option<OwnedFd>,
     pub(crate) exit: Option<ExitRecord>,
+    /// There was no room for the exit record; it is tried again.
+    pub(crate) unwritten: bool,
 }
 
 /// The kernel's count of OOM kills, and what it was when the container started.
@@ -44,7 +44,7 @@ fn oom_kills(file: &Path) -> u64 {
 }
 
 /// How a container ended: on disk before anybody is told.
-pub(crate) fn record_end(id: &str, container: &mut Container, end: End) -> ExitRecord {
+pub(crate) fn record_end(id: &str, container: &mut Container, end: End) {
     let record = ExitRecord {
         version: VERSION,
         container_id: id.to_owned(),
@@ -56,12 +56,19 @@ pub(crate) fn record_end(id: &str, container: &mut Container, end: End) -> ExitR
         finished_at: crate::runtime_call::now().max(container.started_at),
     };
     if let Err(error) = record.write(&container.bundle) {
-        // It stays in memory and is told all the same; only a daemon that starts after this monitor
-        // died would not know it.
-        eprintln!("gantry-monitor: {error}");
+        // It stays in memory, is told all the same, and is written as soon as there is room; only a daemon
+        // that starts after this monitor died meanwhile would not know it.
+        crate::note(format_args!("{error}; trying again"));
+        container.unwritten = true;
     }
-    container.exit = Some(record.clone());
-    record
+    container.exit = Some(record);
+}
+
+/// Tries again to write the record of an end for which there was no room.
+pub(crate) fn write_again(container: &mut Container) {
+    if let (true, Some(record)) = (container.unwritten, &container.exit) {
+        container.unwritten = record.write(&container.bundle).is_err();
+    }
 }
 
 #[cfg(test)]

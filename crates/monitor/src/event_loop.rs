@@ -1,7 +1,7 @@
 //! The event thread: waits for everything at once and never for one thing alone.
 
 use crate::connection::{Connection, Received};
-use crate::container::{Container, record_end};
+use crate::container::{Container, record_end, write_again};
 use crate::kill_tree::kill_tree;
 use crate::log::{LogThread, Report};
 use crate::reaper::{self, End, Strays};
@@ -27,6 +27,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a shutdown waits for the logs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long an exit record for which there was no room waits to be tried again.
+const RECORD_PACE: Duration = Duration::from_secs(2);
+
+/// Most messages of one connection that are carried out before others have their turn.
+const TURN: usize = 16;
 
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
@@ -57,6 +63,8 @@ pub(crate) struct EventLoop {
     /// Who asked for a log to be opened anew: connection and message number, by ticket.
     pub(crate) reopening: BTreeMap<u64, (u64, u64)>,
     pub(crate) next_ticket: u64,
+    /// When exit records that could not be written are tried again.
+    next_record: Option<Instant>,
     /// A shutdown was asked for: who asked, and until when the logs have time.
     shutdown: Option<(u64, u64, Instant)>,
 }
@@ -93,6 +101,7 @@ impl EventLoop {
             draining: BTreeMap::new(),
             reopening: BTreeMap::new(),
             next_ticket: 0,
+            next_record: None,
             shutdown: None,
         })
     }
@@ -168,7 +177,7 @@ impl EventLoop {
     fn is_finished(&self) -> bool {
         self.shutdown.is_some_and(|(_, _, until)| {
             let dead = self.pause.is_none() && self.containers.values().all(|c| c.exit.is_some());
-            (dead && self.draining.is_empty()) || Instant::now() >= until
+            (dead && self.pending.is_empty() && self.draining.is_empty()) || Instant::now() >= until
         })
     }
 
@@ -182,7 +191,8 @@ impl EventLoop {
     }
 
     fn serve(&mut self, token: u64) {
-        loop {
+        // What is left after a turn makes the descriptor readable again at once.
+        for _ in 0..TURN {
             let Some(connection) = self.connections.get_mut(&token) else { return };
             if !connection.flush() {
                 self.drop_connection(token);
@@ -295,14 +305,12 @@ impl EventLoop {
                 self.strays.keep(pid, end);
             }
         }
-        if self.pending.is_empty() {
-            self.strays.forget_all();
-        }
+        self.strays.forget_before(self.pending.values().map(|p| p.call.begun).min());
     }
 
     /// The end of a child that the OCI runtime has just told the pid of, if it ended before.
-    pub(crate) fn claim_stray(&mut self, pid: i32) -> Option<End> {
-        self.strays.claim(pid)
+    pub(crate) fn claim_stray(&mut self, pid: i32, since: Instant) -> Option<End> {
+        self.strays.claim(pid, since)
     }
 
     /// Takes note of the end of a container's or session's process; `false` for an unknown one.
@@ -316,16 +324,15 @@ impl EventLoop {
         let found = self.containers.iter_mut().find(|(_, c)| c.process.pid == pid && c.exit.is_none());
         let Some((id, container)) = found else { return false };
         record_end(id, container, end);
-        let (id, has_log) = (id.clone(), container.has_log);
+        if container.unwritten {
+            self.next_record.get_or_insert(Instant::now() + RECORD_PACE);
+        }
+        let id = id.clone();
+        // Told when the log has what it wrote, or at the deadline.
+        self.draining.insert(id.clone(), Instant::now() + DRAIN_LIMIT);
         match &self.logs {
-            Some(logs) if has_log => {
-                logs.drain(&id);
-                self.draining.insert(id, Instant::now() + DRAIN_LIMIT);
-            }
-            _ => {
-                self.draining.insert(id.clone(), Instant::now());
-                self.announce_end(&id);
-            }
+            Some(logs) => logs.drain(&id),
+            None => self.announce_end(&id),
         }
         true
     }
@@ -343,7 +350,7 @@ impl EventLoop {
     fn pause_ended(&mut self) {
         self.pause = None;
         for container in self.containers.values().filter(|c| c.exit.is_none()) {
-            signal(container.process.pid, rustix::process::Signal::KILL);
+            kill(container.process.pid);
         }
         if self.shutdown.is_none() {
             self.tell(&Event::PauseExited, None);
@@ -353,14 +360,24 @@ impl EventLoop {
     pub(crate) fn begin_shutdown(&mut self, token: u64, id: u64) {
         self.shutdown = Some((token, id, Instant::now() + SHUTDOWN_LIMIT));
         let containers = self.containers.values().filter(|c| c.exit.is_none()).map(|c| c.process.pid);
-        for pid in containers.chain(self.pause.map(|p| p.pid)) {
-            signal(pid, rustix::process::Signal::KILL);
+        for pid in containers.chain(self.execs.values().copied()).chain(self.pause.map(|p| p.pid)) {
+            kill(pid);
         }
+        // Nobody waits for what they would start.
+        for pending in self.pending.values() {
+            kill_tree(pending.call.pid);
+        }
+    }
+
+    /// Whether the pod's namespaces are gone or going: nothing is started any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.pause.is_none() || self.shutdown.is_some()
     }
 
     fn next_deadline(&self) -> Option<Timespec> {
         let calls = self.pending.values().filter(|p| !p.call.timed_out).map(|p| p.call.deadline);
-        let next = calls.chain(self.draining.values().copied()).chain(self.shutdown.map(|s| s.2)).min()?;
+        let others = self.shutdown.map(|s| s.2).into_iter().chain(self.next_record);
+        let next = calls.chain(self.draining.values().copied()).chain(others).min()?;
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up by a little, so that the deadline is over when it wakes.
         let left = left + Duration::from_millis(1);
@@ -378,13 +395,18 @@ impl EventLoop {
         for id in over {
             self.announce_end(&id);
         }
+        if self.next_record.is_some_and(|at| at <= now) {
+            self.containers.values_mut().for_each(write_again);
+            let owed = self.containers.values().any(|c| c.unwritten);
+            self.next_record = owed.then(|| now + RECORD_PACE);
+        }
     }
 }
 
-/// Signals a child; it is ours to reap, so its pid cannot have been recycled.
-fn signal(pid: i32, signal: rustix::process::Signal) {
+/// Kills a child; it is ours to reap, so its pid cannot have been recycled.
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         // A zombie that is reaped next is fine.
-        let _gone = rustix::process::kill_process(pid, signal);
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }

@@ -16,6 +16,14 @@ mod reaper;
 mod requests;
 mod runtime_call;
 mod setup;
+mod spawn;
+
+/// Writes a line of diagnostics to standard error. Unlike `eprintln!` it never panics: the daemon's file
+/// may lie on a full disk, and a pod must not die of that.
+pub(crate) fn note(what: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _full_disk = writeln!(std::io::stderr(), "gantry-monitor: {what}");
+}
 
 /// Exit status of `gantry-monitor self-test`, by which the daemon knows that a container ran.
 const SELF_TEST: i32 = 42;
@@ -24,17 +32,18 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         None => {
             if let Err(error) = setup::run() {
-                eprintln!("gantry-monitor: {error}");
+                note(format_args!("{error}"));
                 std::process::exit(1);
             }
         }
         Some("--version") => println!("gantry-monitor {}", env!("CARGO_PKG_VERSION")),
         Some("self-test") => {
-            println!("ok");
+            // Run as a container's init: where its output goes is the test's business, not this program's.
+            let _closed = std::io::Write::write_all(&mut std::io::stdout(), b"ok\n");
             std::process::exit(SELF_TEST);
         }
         Some(other) => {
-            eprintln!("gantry-monitor: unknown argument {other:?}; it is started by gantry, not by hand");
+            note(format_args!("unknown argument {other:?}; it is started by gantry, not by hand"));
             std::process::exit(2);
         }
     }

@@ -68,7 +68,7 @@ fn prepare(setup: &Setup) -> Result<(), String> {
     // Forbidden where the host's root lacks CAP_SYS_RESOURCE; the pod works all the same.
     let adjust = setup.pause_oom_score_adj.to_string();
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", &adjust) {
-        eprintln!("gantry-monitor: pause: oom_score_adj {adjust} not set, going on: {error}");
+        crate::note(format_args!("pause: oom_score_adj {adjust} not set, going on: {error}"));
     }
     if let Some(name) = &setup.hostname {
         rustix::system::sethostname(name.as_bytes())

@@ -1,21 +1,35 @@
 //! What the daemon asks for, and how the OCI runtime's answers come back.
 
 use crate::container::{Container, OomCounter};
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, kill};
 use crate::kill_tree::kill_tree;
-use crate::reaper::End;
-use crate::runtime_call::{RuntimeCall, Streams};
+use crate::log::LogThread;
+use crate::reaper::{End, is_child};
+use crate::runtime_call::{RuntimeCall, last_words};
+use crate::spawn::Streams;
 use gantry_monitor_api::{
     ErrorKind, Event, ExecRequest, Process, Reply, Request, StartRequest, Started, VERSION,
 };
 use gantry_sys::pidfd;
+use std::fs::File;
 use std::io::pipe;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::time::Duration;
 
 /// Most runs of the OCI runtime at a time.
 const MAX_PENDING: usize = 256;
+
+/// Most containers that are remembered, so that they fit into one `Hello`.
+const MAX_CONTAINERS: usize = 100;
+
+/// Longest id of a container.
+const MAX_ID: usize = 100;
+
+/// Most logs that are being opened anew at a time.
+const MAX_REOPENING: usize = 64;
+
+/// Most bytes of what the runtime wrote to standard error that are looked at.
+const STDERR: usize = 4096;
 
 /// A run of the OCI runtime, and who waits for it.
 #[derive(Debug)]
@@ -28,8 +42,34 @@ pub(crate) struct Pending {
 
 #[derive(Debug)]
 enum Purpose {
-    Start { request: Box<StartRequest>, oom: OomCounter, stdin: Option<OwnedFd> },
+    Start { request: Box<StartRequest>, oom: OomCounter, stdin: Option<OwnedFd>, output: Output },
     Exec { exec_id: String, killed: bool },
+}
+
+/// Our ends of a container's output. They go to the log thread once the container runs; what the OCI
+/// runtime itself says before, when it fails, is no container's output.
+#[derive(Debug)]
+struct Output {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Output {
+    /// The last that the runtime wrote to standard error, without waiting for more.
+    fn last_words(&self) -> Option<String> {
+        let mut said = Vec::new();
+        let mut buffer = [0; STDERR];
+        rustix::io::ioctl_fionbio(&self.stderr, true).ok()?;
+        // A pipe holds at most 64 KiB, and its writers are dead or about to be.
+        for _ in 0..16 {
+            match rustix::io::read(&self.stderr, &mut buffer) {
+                Ok(n) if n > 0 => said.extend_from_slice(&buffer[..n]),
+                Ok(_) | Err(_) => break,
+            }
+            said.drain(..said.len().saturating_sub(STDERR));
+        }
+        last_words(&String::from_utf8_lossy(&said))
+    }
 }
 
 impl EventLoop {
@@ -65,8 +105,9 @@ impl EventLoop {
                     self.fail(token, id, ErrorKind::Invalid, "the container still runs");
                     return;
                 }
-                self.containers.remove(&container_id);
-                self.forget_log(&container_id);
+                if self.containers.remove(&container_id).is_some() {
+                    self.forget_log(&container_id);
+                }
                 self.say(token, id, Reply::Done);
             }
             Request::Shutdown => self.begin_shutdown(token, id),
@@ -74,10 +115,13 @@ impl EventLoop {
     }
 
     fn check_room(&self) -> Result<(), (ErrorKind, String)> {
-        match self.pending.len() < MAX_PENDING {
-            true => Ok(()),
-            false => Err((ErrorKind::System, format!("{MAX_PENDING} OCI runtimes run already; retry"))),
+        if self.is_ending() {
+            return Err((ErrorKind::System, "the pod has ended: its namespaces are gone".into()));
         }
+        if self.pending.len() >= MAX_PENDING {
+            return Err((ErrorKind::System, format!("{MAX_PENDING} OCI runtimes run already; retry")));
+        }
+        Ok(())
     }
 
     fn start(&mut self, token: u64, id: u64, request: StartRequest) -> Result<(), (ErrorKind, String)> {
@@ -86,48 +130,59 @@ impl EventLoop {
         if self.containers.contains_key(container) || self.pending.values().any(starting) {
             return Err((ErrorKind::AlreadyExists, format!("container {container} was started already")));
         }
+        if !is_plain(container, b"-_.+") {
+            let message = format!("container id {container:?} is not made of letters, digits and \"-_.+\"");
+            return Err((ErrorKind::Invalid, message));
+        }
         if request.terminal {
-            return Err((ErrorKind::Invalid, "terminals are not supported yet: run it without tty".into()));
+            let message =
+                "a terminal needs the streaming server, which this version lacks: run it without tty";
+            return Err((ErrorKind::Invalid, message.into()));
         }
         self.check_room()?;
-        let system = |e: std::io::Error| (ErrorKind::System, format!("pipe for the output: {e}"));
+        self.make_room()?;
+        if !self.logs().map_err(|e| (ErrorKind::System, e))?.keeps_up() {
+            let message = "the log thread hangs: has the file system of the logs stalled?";
+            return Err((ErrorKind::System, message.into()));
+        }
+        let system = |e: std::io::Error| (ErrorKind::System, format!("pipes of container {container}: {e}"));
         let (stdout, stdout_end) = pipe().map_err(system)?;
         let (stderr, stderr_end) = pipe().map_err(system)?;
-        let (stdin, keep) = match request.stdin {
-            false => (Stdio::null(), None),
+        let (stdin_end, stdin) = match request.stdin {
+            false => (File::open("/dev/null").map_err(system)?.into(), None),
             true => {
                 let (end, ours) = pipe().map_err(system)?;
-                (Stdio::from(end), Some(OwnedFd::from(ours)))
+                (OwnedFd::from(end), Some(OwnedFd::from(ours)))
             }
         };
-        let streams = Streams { stdin, stdout: stdout_end.into(), stderr: stderr_end.into() };
+        let streams = Streams { stdin: stdin_end, stdout: stdout_end.into(), stderr: stderr_end.into() };
         let pid_file = request.bundle.join("init.pid");
         let (bundle, pid_path) = (request.bundle.display().to_string(), pid_file.display().to_string());
         let args = ["run", "--detach", "--bundle", &bundle, "--pid-file", &pid_path, container];
         let oom = OomCounter::new(request.oom_counter.clone());
-        let log = self.logs().map_err(|e| (ErrorKind::System, e))?;
-        log.add(container, stdout.into(), Some(stderr.into()), request.log_path.clone());
         let limit = Duration::from_millis(request.timeout_ms);
-        let call = RuntimeCall::start(
-            &request.runtime,
-            &args,
-            streams,
-            pid_file.clone(),
-            request.runtime_log.clone(),
-            limit,
-        );
-        match call {
-            Ok(call) => {
-                let purpose = Purpose::Start { request: Box::new(request), oom, stdin: keep };
-                self.pending.insert(call.pid, Pending { call, asker: (token, id), purpose });
-                Ok(())
-            }
-            Err(why) => {
-                let container = container.clone();
-                self.forget_log(&container);
-                Err((ErrorKind::Runtime, why))
-            }
+        let log = request.runtime_log.clone();
+        let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
+            .map_err(|why| (ErrorKind::Runtime, why))?;
+        let output = Output { stdout: stdout.into(), stderr: stderr.into() };
+        let purpose = Purpose::Start { request: Box::new(request), oom, stdin, output };
+        self.pending.insert(call.pid, Pending { call, asker: (token, id), purpose });
+        Ok(())
+    }
+
+    /// Forgets the container that ended first if there are too many; its exit record is on disk.
+    fn make_room(&mut self) -> Result<(), (ErrorKind, String)> {
+        if self.containers.len() + self.pending.len() < MAX_CONTAINERS {
+            return Ok(());
         }
+        let ended = self.containers.iter().filter(|(_, c)| !c.unwritten);
+        let ended = ended.filter_map(|(id, c)| c.exit.as_ref().map(|e| (e.finished_at, id.clone())));
+        let Some((_, oldest)) = ended.min() else {
+            return Err((ErrorKind::System, format!("the pod has {MAX_CONTAINERS} running containers")));
+        };
+        self.containers.remove(&oldest);
+        self.forget_log(&oldest);
+        Ok(())
     }
 
     fn exec(
@@ -160,15 +215,9 @@ impl EventLoop {
         let (file, pid_path) = (request.process_file.display().to_string(), pid_file.display().to_string());
         let args = ["exec", "--detach", "--process", &file, "--pid-file", &pid_path, container];
         let limit = Duration::from_millis(request.timeout_ms);
-        let call = RuntimeCall::start(
-            &request.runtime,
-            &args,
-            streams,
-            pid_file.clone(),
-            request.runtime_log.clone(),
-            limit,
-        )
-        .map_err(|why| (ErrorKind::Runtime, why))?;
+        let log = request.runtime_log.clone();
+        let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
+            .map_err(|why| (ErrorKind::Runtime, why))?;
         let purpose = Purpose::Exec { exec_id: request.exec_id, killed: false };
         self.pending.insert(call.pid, Pending { call, asker: (token, id), purpose });
         Ok(())
@@ -191,6 +240,11 @@ impl EventLoop {
             self.fail(token, id, ErrorKind::NotFound, format!("no container {container} in this pod"));
             return;
         }
+        if self.reopening.len() >= MAX_REOPENING || !self.logs().is_ok_and(LogThread::keeps_up) {
+            let message = "the log thread hangs: has the file system of the logs stalled?";
+            self.fail(token, id, ErrorKind::System, message);
+            return;
+        }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.reopening.insert(ticket, (token, id));
@@ -206,66 +260,115 @@ impl EventLoop {
     /// The OCI runtime has ended: adopt what it started, or tell why it did not.
     pub(crate) fn runtime_ended(&mut self, pending: Pending, end: End) {
         let Pending { call, asker: (token, id), purpose } = pending;
-        let failure = if call.timed_out {
-            let message = call.words().unwrap_or_default();
-            Some((
-                ErrorKind::Timeout,
-                format!("the OCI runtime did not finish in time and was killed {message}"),
-            ))
-        } else if end.code != 0 {
-            let words =
-                call.words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
-            Some((ErrorKind::Runtime, words))
-        } else {
-            None
-        };
-        let started = match failure {
-            None => call.started_pid().map_err(|why| (ErrorKind::Runtime, why)),
-            Some(failure) => Err(failure),
-        };
+        let started = self.outcome(&call, end, &purpose);
         // Read once; left over it would only be bytes on a tmpfs.
         let _gone = std::fs::remove_file(&call.pid_file);
-        match (purpose, started) {
-            (Purpose::Start { request, oom, stdin }, Ok(pid)) => {
-                let ended = self.claim_stray(pid);
-                let process = Process { pid, start_time: pidfd::start_time(pid).unwrap_or(0) };
-                let started = Started { process, started_at: call.started_at };
+        let (pid, ended) = match started {
+            Ok(started) => started,
+            Err((kind, why)) => {
+                self.fail(token, id, kind, why);
+                return;
+            }
+        };
+        let process = Process { pid, start_time: pidfd::start_time(pid).unwrap_or(0) };
+        let started = Started { process, started_at: call.started_at };
+        match purpose {
+            Purpose::Start { request, oom, stdin, output } => {
+                let request = *request;
+                if let Ok(logs) = self.logs() {
+                    logs.add(&request.container_id, output.stdout, Some(output.stderr), request.log_path);
+                }
                 let container = Container {
                     process,
-                    bundle: request.bundle.clone(),
+                    bundle: request.bundle,
                     started_at: call.started_at,
                     oom,
-                    has_log: true,
                     _stdin: stdin,
                     exit: None,
+                    unwritten: false,
                 };
                 self.containers.insert(request.container_id.clone(), container);
                 let event =
                     Event::ContainerStarted { container_id: request.container_id, started: started.clone() };
                 self.say(token, id, Reply::Started(started));
                 self.tell(&event, Some(token));
-                if let Some(end) = ended {
-                    self.child_ended(pid, end);
-                }
-            }
-            (Purpose::Start { request, .. }, Err((kind, why))) => {
-                self.forget_log(&request.container_id);
-                self.fail(token, id, kind, why);
-            }
-            (Purpose::Exec { exec_id, killed }, Ok(pid)) => {
-                let ended = self.claim_stray(pid);
-                let process = Process { pid, start_time: pidfd::start_time(pid).unwrap_or(0) };
-                self.execs.insert(exec_id, pid);
-                self.say(token, id, Reply::Started(Started { process, started_at: call.started_at }));
                 match ended {
                     Some(end) => {
                         self.child_ended(pid, end);
                     }
-                    None if killed => kill_tree(pid),
+                    // The pause child died, or a shutdown was asked for, while the runtime was at work.
+                    None if self.is_ending() => kill(pid),
                     None => {}
                 }
             }
-            (Purpose::Exec { .. }, Err((kind, why))) => self.fail(token, id, kind, why),
+            Purpose::Exec { exec_id, killed } => {
+                self.execs.insert(exec_id, pid);
+                self.say(token, id, Reply::Started(started));
+                match ended {
+                    Some(end) => {
+                        self.child_ended(pid, end);
+                    }
+                    None if killed || self.is_ending() => kill_tree(pid),
+                    None => {}
+                }
+            }
         }
+    }
+
+    /// The process that a runtime started, and its end if it has ended already; or why there is none.
+    fn outcome(
+        &mut self,
+        call: &RuntimeCall,
+        end: End,
+        purpose: &Purpose,
+    ) -> Result<(i32, Option<End>), (ErrorKind, String)> {
+        let words = || match purpose {
+            Purpose::Start { output, .. } => call.words().or_else(|| output.last_words()),
+            Purpose::Exec { .. } => call.words(),
+        };
+        if call.timed_out {
+            let words = words().map_or(String::new(), |w| format!("; it said: {w}"));
+            let message = format!("the OCI runtime did not finish in time and was killed{words}");
+            return Err((ErrorKind::Timeout, message));
+        }
+        if end.code != 0 {
+            let words = words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
+            return Err((ErrorKind::Runtime, words));
+        }
+        let pid = call.started_pid().map_err(|why| (ErrorKind::Runtime, why))?;
+        let ended = self.claim_stray(pid, call.begun);
+        if ended.is_none() && !is_child(pid) {
+            let message = format!("the OCI runtime named process {pid}, which is none that it started");
+            return Err((ErrorKind::Runtime, message));
+        }
+        Ok((pid, ended))
+    }
+}
+
+/// Whether `id` may be an argument of the OCI runtime and part of a file name: letters, digits, and of
+/// `others` what does not come first.
+fn is_plain(id: &str, others: &[u8]) -> bool {
+    let first = id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    first && id.len() <= MAX_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_cannot_be_options_or_paths() {
+        for (id, container, session) in [
+            ("a1", true, true),
+            ("web-1_x.y", true, false),
+            ("", false, false),
+            ("--root", false, false),
+            ("../x", false, false),
+            ("a/b", false, false),
+        ] {
+            assert_eq!(is_plain(id, b"-_.+"), container, "{id}");
+            assert_eq!(is_plain(id, b""), session, "{id}");
+        }
+        assert!(!is_plain(&"x".repeat(MAX_ID + 1), b""));
     }
 }

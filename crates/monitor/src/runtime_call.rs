@@ -1,10 +1,9 @@
 //! One run of the OCI runtime: how it is started, and what it said.
 
+use crate::spawn::{Streams, spawn};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Most bytes of the runtime's log that are looked at for its last words.
@@ -15,33 +14,20 @@ const WORDS: u64 = 8192;
 pub(crate) struct RuntimeCall {
     /// The runtime's own process.
     pub(crate) pid: i32,
+    /// When it was started.
+    pub(crate) begun: Instant,
     /// When it is killed.
     pub(crate) deadline: Instant,
     /// It was killed because its time was up.
     pub(crate) timed_out: bool,
+    /// Where it writes the pid of what it started.
     pub(crate) pid_file: PathBuf,
+    /// Its log, which holds its last words.
     pub(crate) log: PathBuf,
+    /// Length of the log before this run.
+    log_start: u64,
+    /// Nanoseconds since the epoch.
     pub(crate) started_at: i64,
-}
-
-/// Standard streams of what the runtime starts.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    pub(crate) stdin: Stdio,
-    pub(crate) stdout: Stdio,
-    pub(crate) stderr: Stdio,
-}
-
-impl Streams {
-    pub(crate) fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
-        let mut fds = fds.into_iter();
-        let (stdin, stdout, stderr) = (fds.next()?, fds.next()?, fds.next()?);
-        fds.next().is_none().then(|| Self {
-            stdin: stdin.into(),
-            stdout: stdout.into(),
-            stderr: stderr.into(),
-        })
-    }
 }
 
 impl RuntimeCall {
@@ -49,7 +35,7 @@ impl RuntimeCall {
     pub(crate) fn start(
         runtime: &[String],
         args: &[&str],
-        streams: Streams,
+        streams: &Streams,
         pid_file: PathBuf,
         log: PathBuf,
         limit: Duration,
@@ -57,22 +43,18 @@ impl RuntimeCall {
         let (program, options) = runtime.split_first().ok_or("the request names no OCI runtime")?;
         // A file that an earlier attempt left must not be taken for this one's.
         let _none = std::fs::remove_file(&pid_file);
-        let child = Command::new(program)
-            .args(options)
-            .args(args)
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(streams.stdin)
-            .stdout(streams.stdout)
-            .stderr(streams.stderr)
-            .spawn()
-            .map_err(|e| format!("run {program}: {e}"))?;
+        // What earlier runs said is not this one's reason.
+        let log_start = std::fs::metadata(&log).map_or(0, |m| m.len());
+        let begun = Instant::now();
+        let pid = spawn(program, options, args, streams)?;
         Ok(Self {
-            pid: child.id() as i32,
-            deadline: Instant::now() + limit,
+            pid,
+            begun,
+            deadline: begun + limit,
             timed_out: false,
             pid_file,
             log,
+            log_start,
             started_at: now(),
         })
     }
@@ -87,21 +69,21 @@ impl RuntimeCall {
 
     /// The runtime's last words about why it failed.
     pub(crate) fn words(&self) -> Option<String> {
-        last_words(&tail(&self.log)?)
+        last_words(&tail(&self.log, self.log_start)?)
     }
 }
 
-fn tail(path: &Path) -> Option<String> {
+fn tail(path: &Path, start: u64) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(WORDS))).ok()?;
+    file.seek(SeekFrom::Start(start.max(length.saturating_sub(WORDS)))).ok()?;
     let mut bytes = Vec::new();
     file.take(WORDS).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The message of the last line that is an error; else the last line.
-fn last_words(log: &str) -> Option<String> {
+pub(crate) fn last_words(log: &str) -> Option<String> {
     let lines = log.lines().map(str::trim).filter(|l| !l.is_empty()).rev();
     let mut last = None;
     for line in lines {

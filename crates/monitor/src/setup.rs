@@ -1,14 +1,17 @@
 //! From the first message to a pod that can start containers.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, waiting_length};
 use crate::event_loop::EventLoop;
 use crate::pause;
-use gantry_monitor_api::{Envelope, ErrorKind, Failure, MAX_MESSAGE, Reply, Request, SOCKET, Setup, VERSION};
+use gantry_monitor_api::{
+    EVENT, Envelope, ErrorKind, Failure, MAX_MESSAGE, Reply, Request, SOCKET, Setup, VERSION,
+};
 use gantry_sys::fork::close_from;
 use gantry_sys::pidfd::start_time;
 use gantry_sys::seqpacket;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Runs the monitor until it is told to shut down.
@@ -17,6 +20,10 @@ pub(crate) fn run() -> Result<(), String> {
     close_from(3).map_err(|e| e.to_string())?;
     let socket =
         rustix::stdio::stdin().try_clone_to_owned().map_err(|e| format!("dup of standard input: {e}"))?;
+    // The connection is held once: dropping it must be seen at the other end.
+    let null = File::open("/dev/null").map_err(|e| format!("open /dev/null: {e}"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(|e| format!("dup2: {e}"))?;
+    drop(null);
     let Some((id, setup)) = first_message(&socket)? else { return Ok(()) };
     match prepare(&setup) {
         Ok(mut state) => {
@@ -37,12 +44,17 @@ pub(crate) fn run() -> Result<(), String> {
 }
 
 fn first_message(socket: &OwnedFd) -> Result<Option<(u64, Setup)>, String> {
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let length = waiting_length(socket.as_fd())
+        .map_err(|e| format!("standard input is no socket of the daemon's: {e}"))?;
+    let mut buffer = vec![0; length.clamp(1, MAX_MESSAGE)];
     let received = seqpacket::receive(socket.as_fd(), &mut buffer).map_err(|e| e.to_string())?;
     // The daemon went away before it said anything: nothing was made, nothing is left.
     let Some((length, _)) = received else { return Ok(None) };
-    let envelope: Envelope<Request> =
-        serde_json::from_slice(&buffer[..length]).map_err(|e| format!("first message: {e}"))?;
+    let envelope: Envelope<Request> = serde_json::from_slice(&buffer[..length]).map_err(|e| {
+        let message = format!("first message: {e}");
+        answer(socket, EVENT, Reply::Failed(Failure { kind: ErrorKind::Invalid, message: message.clone() }));
+        message
+    })?;
     let refuse = |kind, message: String| {
         answer(socket, envelope.id, Reply::Failed(Failure { kind, message: message.clone() }));
         message
@@ -66,7 +78,11 @@ fn answer(socket: &OwnedFd, id: u64, body: Reply) {
 
 fn prepare(setup: &Setup) -> Result<EventLoop, String> {
     let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
-    rustix::process::setsid().map_err(|e| failed("setsid", &e))?;
+    match rustix::process::setsid() {
+        // It leads a group already, which the daemon gave it.
+        Ok(_) | Err(rustix::io::Errno::PERM) => {}
+        Err(e) => return Err(failed("setsid", &e)),
+    }
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
         .map_err(|e| failed("subreaper", &e))?;
     let short: String = setup.pod_id.chars().take(9).collect();

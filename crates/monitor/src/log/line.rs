@@ -37,7 +37,7 @@ impl Splitter {
     /// Appends the log lines that `bytes` complete to `out`; returns their number.
     pub(super) fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> u64 {
         let mut count = 0;
-        let time = Timestamp::now();
+        let time = timestamp();
         let mut left = bytes;
         while !left.is_empty() {
             let room = MAX_PIECE - self.rest.len();
@@ -52,35 +52,31 @@ impl Splitter {
                 None => {
                     self.rest.extend_from_slice(window);
                     left = &left[window.len()..];
-                    // A full piece waits for one more byte: a newline makes it a whole line.
-                    if self.rest.len() == MAX_PIECE && !left.is_empty() {
-                        let whole = left[0] == b'\n';
+                    if self.rest.len() == MAX_PIECE {
+                        // The newline, if it is here already, makes the full piece a whole line.
+                        let whole = left.first() == Some(&b'\n');
                         self.emit(&time, if whole { b'F' } else { b'P' }, out);
-                        left = if whole { &left[1..] } else { left };
+                        left = &left[usize::from(whole)..];
                         count += 1;
                     }
                 }
-            }
-            if self.rest.len() == MAX_PIECE {
-                self.emit(&time, b'P', out);
-                count += 1;
             }
         }
         count
     }
 
-    /// The stream has ended: an unterminated rest is a piece (`P`), as readers then print it as it was
-    /// written, without a newline.
+    /// The stream has ended: an unterminated rest is a piece (`P`). Readers of this format print a piece
+    /// without a newline, so `kubectl logs` shows exactly the bytes that were written; `F` would add one.
     pub(super) fn end(&mut self, out: &mut Vec<u8>) -> u64 {
         if self.rest.is_empty() {
             return 0;
         }
-        self.emit(&Timestamp::now(), b'P', out);
+        self.emit(&timestamp(), b'P', out);
         1
     }
 
-    fn emit(&mut self, time: &Timestamp, tag: u8, out: &mut Vec<u8>) {
-        time.append(out);
+    fn emit(&mut self, time: &str, tag: u8, out: &mut Vec<u8>) {
+        out.extend_from_slice(time.as_bytes());
         out.push(b' ');
         out.extend_from_slice(self.stream.name().as_bytes());
         out.extend_from_slice(&[b' ', tag, b' ']);
@@ -91,35 +87,20 @@ impl Splitter {
 
 /// A line of the monitor's own about lines that were lost.
 pub(super) fn marker(lost: u64, why: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    Timestamp::now().append(&mut out);
-    out.extend_from_slice(format!(" stderr F [gantry: {lost} lines dropped: {why}]\n").as_bytes());
-    out
+    format!("{} stderr F [gantry: {lost} lines dropped: {why}]\n", timestamp()).into_bytes()
 }
 
-/// UTC with nanoseconds.
-#[derive(Debug, Clone, Copy)]
-struct Timestamp {
-    seconds: u64,
-    nanoseconds: u32,
+/// The time as the log has it: UTC with nanoseconds.
+fn timestamp() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339(since.as_secs(), since.subsec_nanos())
 }
 
-impl Timestamp {
-    fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() }
-    }
-
-    fn append(&self, out: &mut Vec<u8>) {
-        let (days, second) = (self.seconds / 86_400, self.seconds % 86_400);
-        let (year, month, day) = civil(days);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        let text = format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z",
-            self.nanoseconds
-        );
-        out.extend_from_slice(text.as_bytes());
-    }
+fn rfc3339(seconds: u64, nanoseconds: u32) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z")
 }
 
 /// Year, month and day of a day number since 1970-01-01 in the Gregorian calendar.
@@ -187,9 +168,7 @@ mod tests {
             (4_102_444_800, "2100-01-01T00:00:00.000000007Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000000007Z"),
         ] {
-            let mut out = Vec::new();
-            Timestamp { seconds, nanoseconds: 7 }.append(&mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), text);
+            assert_eq!(rfc3339(seconds, 7), text);
         }
     }
 }

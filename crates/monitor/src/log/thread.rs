@@ -1,17 +1,19 @@
 //! The log thread: reads the containers' output, writes their logs, answers through a channel.
 
 use super::line::{Splitter, Stream};
-use super::sink::Sink;
+use super::sink::{Loss, PACE, Sink};
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 
-/// Small: two file descriptors' worth of buffers live on the heap.
-const STACK: usize = 128 << 10;
+/// Small: the buffers live on the heap.
+const STACK: usize = 64 << 10;
 
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
@@ -19,8 +21,13 @@ const CHUNK: usize = 16 << 10;
 /// Most bytes that a pipe holds (`fs.pipe-max-size`): what a container wrote before it ended.
 const MAX_PIPE: usize = 1 << 20;
 
-/// Requests and reports that may wait; a monitor has a handful of containers.
+/// Orders and reports that may wait: some for each of a hundred containers. Beyond, the thread hangs in
+/// a file system that has stalled, and nothing that needs a log is begun.
 const QUEUE: usize = 1024;
+
+/// Bytes that are turned into lines at once: were all of them newlines, their lines would be fifty times
+/// as long.
+const SLICE: usize = 1 << 10;
 
 /// Token of the wake-up in the thread's epoll set.
 const WAKE: u64 = u64::MAX;
@@ -60,7 +67,9 @@ pub(crate) enum Report {
 /// The event thread's handle.
 #[derive(Debug)]
 pub(crate) struct LogThread {
-    orders: SyncSender<Order>,
+    orders: Sender<Order>,
+    /// Orders that the thread has not carried out yet.
+    waiting: Arc<AtomicUsize>,
     reports: Receiver<Report>,
     wake: OwnedFd,
     reported: OwnedFd,
@@ -73,7 +82,8 @@ impl LogThread {
         let event =
             || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed("eventfd", &e));
         let (wake, reported) = (event()?, event()?);
-        let (orders, inbox) = sync_channel(QUEUE);
+        let (orders, inbox) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
         let (outbox, reports) = sync_channel(QUEUE);
         let dup = |fd: &OwnedFd| fd.try_clone().map_err(|e| failed("dup", &e));
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("epoll", &e))?;
@@ -84,6 +94,7 @@ impl LogThread {
             wake: dup(&wake)?,
             reported: dup(&reported)?,
             inbox,
+            waiting: waiting.clone(),
             outbox,
             logs: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -94,7 +105,7 @@ impl LogThread {
             .stack_size(STACK)
             .spawn(move || worker.run())
             .map_err(|e| failed("start", &e))?;
-        Ok(Self { orders, reports, wake, reported })
+        Ok(Self { orders, waiting, reports, wake, reported })
     }
 
     pub(crate) fn add(&self, id: &str, stdout: OwnedFd, stderr: Option<OwnedFd>, path: Option<PathBuf>) {
@@ -121,12 +132,16 @@ impl LogThread {
         self.reports.try_recv().ok()
     }
 
+    /// Whether the thread keeps up; `false` when it hangs in a file system that has stalled.
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < QUEUE
+    }
+
+    /// Never waits. What is not bounded by [`Self::keeps_up`] is bounded by the number of containers.
     fn order(&self, order: Order) {
-        // A thread that hangs in a stalled file system does not take orders; exits go on without it.
-        if self.orders.try_send(order).is_err() {
-            eprintln!(
-                "gantry-monitor: the log thread takes no orders; is the file system of the logs stalled?"
-            );
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.orders.send(order).is_err() {
+            crate::note(format_args!("the log thread has ended; output is lost"));
             return;
         }
         ring(self.wake.as_fd());
@@ -161,6 +176,7 @@ struct Worker {
     wake: OwnedFd,
     reported: OwnedFd,
     inbox: Receiver<Order>,
+    waiting: Arc<AtomicUsize>,
     outbox: SyncSender<Report>,
     logs: BTreeMap<String, Option<Sink>>,
     streams: BTreeMap<u64, Source>,
@@ -173,10 +189,14 @@ impl Worker {
         let mut buffer = vec![0; CHUNK];
         loop {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            // A disk that was full is tried again; nobody tells when it has room.
+            let behind = self.logs.values().flatten().any(Sink::is_behind);
+            let pace = Timespec { tv_sec: PACE.as_secs() as i64, tv_nsec: PACE.subsec_nanos().into() };
+            let limit = behind.then_some(&pace);
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => {
-                    eprintln!("gantry-monitor: log thread: epoll_wait: {e}");
+                    crate::note(format_args!("log thread: epoll_wait: {e}"));
                     return;
                 }
             }
@@ -186,7 +206,10 @@ impl Worker {
                     clear(self.wake.as_fd());
                     loop {
                         match self.inbox.try_recv() {
-                            Ok(order) => self.obey(order, &mut buffer),
+                            Ok(order) => {
+                                self.obey(order, &mut buffer);
+                                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                            }
                             Err(TryRecvError::Empty) => break,
                             // The monitor is going down.
                             Err(TryRecvError::Disconnected) => return,
@@ -196,7 +219,28 @@ impl Worker {
                     self.read(token, &mut buffer, CHUNK);
                 }
             }
+            if behind {
+                self.catch_up();
+            }
         }
+    }
+
+    /// Tries again what a disk did not take, and tells what was lost.
+    fn catch_up(&mut self) {
+        let mut losses = Vec::new();
+        for (id, sink) in &mut self.logs {
+            if let Some(sink) = sink {
+                sink.flush();
+                losses.extend(sink.loss(false).map(|loss| (id.clone(), loss)));
+            }
+        }
+        for (id, loss) in losses {
+            self.report_loss(id, loss);
+        }
+    }
+
+    fn report_loss(&self, id: String, loss: Loss) {
+        self.report(Report::Lost { id, lines: loss.lines, why: loss.why });
     }
 
     fn obey(&mut self, order: Order, buffer: &mut [u8]) {
@@ -221,11 +265,19 @@ impl Worker {
                 for token in tokens {
                     self.read(token, buffer, MAX_PIPE);
                 }
+                if let Some(Some(sink)) = self.logs.get_mut(&id) {
+                    sink.flush();
+                    if let Some(loss) = sink.loss(true) {
+                        self.report_loss(id.clone(), loss);
+                    }
+                }
                 self.report(Report::Drained { id });
             }
             Order::Remove { id } => {
                 self.streams.retain(|_, s| s.id != id);
-                self.logs.remove(&id);
+                if let Some(loss) = self.logs.remove(&id).flatten().and_then(Sink::close) {
+                    self.report_loss(id, loss);
+                }
             }
         }
     }
@@ -239,61 +291,51 @@ impl Worker {
             Ok(()) => {
                 self.streams.insert(token, Source { id: id.to_owned(), fd, lines: Splitter::new(stream) });
             }
-            Err(e) => eprintln!("gantry-monitor: output of {id} cannot be watched: {e}"),
+            Err(e) => crate::note(format_args!("output of {id} cannot be watched: {e}")),
         }
     }
 
     /// Reads at most about `limit` bytes of one stream into its log.
     fn read(&mut self, token: u64, buffer: &mut [u8], limit: usize) {
         let Some(source) = self.streams.get_mut(&token) else { return };
+        let mut sink = self.logs.get_mut(&source.id).and_then(Option::as_mut);
+        let mut lines = Vec::new();
+        let mut put = |lines: &mut Vec<u8>, count: u64| {
+            if let (Some(sink), false) = (&mut sink, lines.is_empty()) {
+                sink.append(lines, count);
+            }
+            lines.clear();
+        };
         let mut left = limit;
-        let mut ended = false;
-        let (mut out, mut count) = (Vec::new(), 0);
-        while left > 0 {
+        let ended = loop {
+            if left == 0 {
+                break false;
+            }
             match rustix::io::read(&source.fd, &mut *buffer) {
                 Ok(n) if n > 0 => {
-                    count += source.lines.take(&buffer[..n], &mut out);
                     left = left.saturating_sub(n);
+                    let mut count = 0;
+                    for slice in buffer[..n].chunks(SLICE) {
+                        count += source.lines.take(slice, &mut lines);
+                        if lines.len() >= CHUNK {
+                            put(&mut lines, std::mem::take(&mut count));
+                        }
+                    }
+                    put(&mut lines, count);
                 }
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => left = 0,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break false,
                 // The end; a terminal whose other side is closed answers EIO.
                 Ok(_) | Err(_) => {
-                    count += source.lines.end(&mut out);
-                    ended = true;
-                    left = 0;
+                    let count = source.lines.end(&mut lines);
+                    put(&mut lines, count);
+                    break true;
                 }
             }
-            if out.len() >= CHUNK {
-                let (id, lines) = (source.id.clone(), std::mem::take(&mut out));
-                Self::append(&mut self.logs, &self.outbox, &self.reported, &id, &lines, count);
-                count = 0;
-            }
-        }
-        if !out.is_empty() {
-            let id = source.id.clone();
-            Self::append(&mut self.logs, &self.outbox, &self.reported, &id, &out, count);
-        }
+        };
         if ended {
             // Closing the descriptor takes it out of the epoll set.
             self.streams.remove(&token);
-        }
-    }
-
-    fn append(
-        logs: &mut BTreeMap<String, Option<Sink>>,
-        outbox: &SyncSender<Report>,
-        reported: &OwnedFd,
-        id: &str,
-        lines: &[u8],
-        count: u64,
-    ) {
-        let Some(Some(sink)) = logs.get_mut(id) else { return };
-        if let Some(loss) = sink.append(lines, count) {
-            let report = Report::Lost { id: id.to_owned(), lines: loss.lines, why: loss.why };
-            if outbox.try_send(report).is_ok() {
-                ring(reported.as_fd());
-            }
         }
     }
 
