@@ -101,7 +101,15 @@ impl From<gantry_image_store::Error> for Error {
 
 impl From<gantry_netns::Error> for Error {
     fn from(error: gantry_netns::Error) -> Self {
-        Self::internal(&error)
+        use gantry_netns::ErrorKind;
+        let kind = match error.kind() {
+            ErrorKind::Invalid => Kind::InvalidArgument,
+            ErrorKind::PortInUse => Kind::FailedPrecondition,
+            ErrorKind::Exhausted => Kind::ResourceExhausted,
+            ErrorKind::Missing => Kind::FailedPrecondition,
+            ErrorKind::Failed => Kind::Internal,
+        };
+        Self::new(kind, chain(&error))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod fork;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;
+pub mod netns;
 pub mod overlay;
 pub mod pidfd;
 pub mod placement;
