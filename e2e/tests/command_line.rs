@@ -14,7 +14,8 @@ fn the_life_of_a_container() {
     let daemon = stage.daemon("d").start();
     let gantry = |args: &[&str]| daemon.gantry(args);
     assert!(gantry(&["version"]).ok().contains("0.1.0"));
-    let doctor = gantry(&["doctor"]).ok();
+    // It also tells of runtimes that are installed and do not work here; then it says so by its exit status.
+    let doctor = gantry(&["doctor"]).stdout;
     assert!(doctor.contains("embedded") && doctor.contains("runc"), "{doctor}");
 
     gantry(&["pull", BUSYBOX]).ok();
