@@ -344,8 +344,8 @@ impl Session {
         install_crypto();
         let plain = self.scheme == Scheme::Http;
         let proxied = !is_loopback(&self.endpoint.host);
-        // A proxy for nobody switches off the proxies of the environment.
-        let no_proxy = (!proxied).then(|| "*".to_owned());
+        // A proxy for nobody switches off the proxies of the environment; the star stands for names only.
+        let no_proxy = (!proxied).then(|| "*,0.0.0.0/0,::/0".to_owned());
         let proxy = (!proxied).then(|| "http://127.0.0.1".to_owned());
         let config = ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
