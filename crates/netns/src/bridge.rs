@@ -15,8 +15,8 @@ pub(crate) struct Bridge {
     pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) subnet: Subnet,
-    /// The rules are in the kernel; without them host ports and the way out are missing.
-    pub(crate) has_rules: bool,
+    /// Why the rules are not in the kernel, if they are not; host ports and the way out are then missing.
+    pub(crate) without_rules: Option<String>,
 }
 
 /// Finds or makes the bridge of `records`, and its rules for the attachments that are there.
@@ -45,23 +45,25 @@ pub(crate) async fn ensure(
         .iter()
         .flat_map(|r| r.attachment.ports.iter().map(|p| (r.attachment.ip, p.clone())))
         .collect();
-    let has_rules = match nft.set_up(&name, subnet, &ports).await {
-        Ok(()) => true,
+    let without_rules = match nft.set_up(&name, subnet, &ports).await {
+        Ok(()) => None,
         Err(error) if ports.is_empty() => {
             tracing::warn!(%error, bridge = name, "pods reach each other, but neither the outside nor host ports");
-            false
+            Some(error.to_string())
         }
         Err(error) => return Err(error),
     };
     tracing::info!(bridge = name, %subnet, "bridge is ready");
-    Ok(Bridge { name, index, subnet, has_rules })
+    Ok(Bridge { name, index, subnet, without_rules })
 }
 
 /// The bridge that the records name, if it is still ours.
 async fn known(netlink: &Netlink, records: &Records, alias: &str) -> Result<Option<BridgeRecord>> {
     let Some(record) = records.bridge() else { return Ok(None) };
     let link = netlink.find(&record.name).await?;
-    Ok(link.filter(|l| l.alias.as_deref() == Some(alias)).map(|_| record))
+    // Without an alias it was made by a daemon that died right after: the record was there before.
+    let ours = |l: &crate::link::Link| l.alias.as_deref().is_none_or(|a| a == alias);
+    Ok(link.filter(ours).map(|_| record))
 }
 
 /// Takes the first free name and a subnet that nobody uses.
@@ -79,20 +81,21 @@ async fn claim(
         if left.is_some() {
             netlink.remove(&name).await?;
         }
-        if !netlink.add_bridge(&name, alias).await? {
-            continue;
-        }
         let subnet = match wanted {
             Some(subnet) => Some(subnet),
             None => Subnet::pick(number, &netlink.subnets().await?),
         };
         let Some(subnet) = subnet else {
-            netlink.remove(&name).await?;
             let message = "every subnet of 10.88.0.0/13 overlaps an address or route of this host";
             return Err(Error::new(ErrorKind::Exhausted, message));
         };
+        if netlink.find(&name).await?.is_some() {
+            continue;
+        }
         records.store_bridge(&BridgeRecord { name: name.clone(), subnet, sysctls: sysctls.clone() })?;
-        return Ok((name, subnet, sysctls));
+        if netlink.add_bridge(&name, alias).await? {
+            return Ok((name, subnet, sysctls));
+        }
     }
     let message = format!("links gantry0 to gantry{} are all taken", MAX_BRIDGES - 1);
     Err(Error::new(ErrorKind::Exhausted, message))

@@ -77,12 +77,16 @@ impl Netlink {
 
     /// Makes a bridge and names its owner in the alias; `false` when the name is taken.
     pub(crate) async fn add_bridge(&self, name: &str, alias: &str) -> Result<bool> {
-        let bridge = LinkBridge::new(name).alias(alias).up().build();
-        match self.handle.link().add(bridge).execute().await {
-            Ok(()) => Ok(true),
-            Err(e) if errno(&e) == Some(EXISTS) => Ok(false),
-            Err(e) => Err(Error::failed(format!("add bridge {name}"), e)),
+        match self.handle.link().add(LinkBridge::new(name).build()).execute().await {
+            Ok(()) => {}
+            Err(e) if errno(&e) == Some(EXISTS) => return Ok(false),
+            Err(e) => return Err(Error::failed(format!("add bridge {name}"), e)),
         }
+        // The kernel takes an alias for a link that is there only.
+        let named = LinkUnspec::new_with_name(name).alias(alias).build();
+        let set = self.handle.link().set(named).execute().await;
+        set.map_err(|e| Error::failed(format!("name the owner of bridge {name}"), e))?;
+        Ok(true)
     }
 
     /// Gives a link an address; one that it has already is fine.

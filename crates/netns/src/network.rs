@@ -95,9 +95,8 @@ impl BuiltinNetwork {
         // An attempt that was cut off, or other ports: begin anew.
         inner.take_back(&request.pod_id).await?;
         let (bridge, netlink) = inner.bridge(&self.inner).await?;
-        if !bridge.has_rules && !request.ports.is_empty() {
-            let message =
-                "host ports need the nft program; install the nftables package, then restart the daemon";
+        if let (Some(why), false) = (&bridge.without_rules, request.ports.is_empty()) {
+            let message = format!("host ports need firewall rules, which could not be made: {why}");
             return Err(Error::new(ErrorKind::Missing, message));
         }
         let attachment = inner.reserve(&request, &bridge)?;

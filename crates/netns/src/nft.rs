@@ -126,7 +126,7 @@ fn ruleset(bridge: &str, subnet: Subnet, ports: &[(Ipv4Addr, PortMapping)]) -> S
          \t\tfib daddr type local jump ports\n\
          \t}}\n\
          \tchain output {{\n\
-         \t\ttype nat hook output priority dstnat; policy accept;\n\
+         \t\ttype nat hook output priority -100; policy accept;\n\
          \t\tfib daddr type local jump ports\n\
          \t}}\n\
          \tchain postrouting {{\n\
