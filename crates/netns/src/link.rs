@@ -99,7 +99,10 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair in one message: `host` on the bridge, `inside` in the other namespace.
+    /// Makes a veth pair in one message: `host` on the bridge and up, `inside` in the other namespace.
+    ///
+    /// `inside` stays down: the kernel makes it first and answers `ENOTCONN` to an end that is to be up
+    /// before the other is there.
     pub(crate) async fn add_veth(
         &self,
         host: &str,
@@ -112,7 +115,6 @@ impl Netlink {
             .name(inside)
             .address(mac.to_vec())
             .setns_by_fd(netns.as_raw_fd())
-            .up()
             .build();
         let pair = LinkVeth::new(host, inside)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
