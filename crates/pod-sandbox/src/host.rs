@@ -23,7 +23,19 @@ pub(crate) fn facts(hierarchies: &Hierarchies) -> HostFacts {
         },
         apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        hugetlb: hugetlb(hierarchies),
         devices: devices(Path::new("/dev")),
+    }
+}
+
+/// Whether huge pages can be limited where the OCI runtimes look: on v1 not in a cgroup2 mount beside.
+fn hugetlb(hierarchies: &Hierarchies) -> bool {
+    match (hierarchies.layout(), hierarchies.mount_of("hugetlb")) {
+        (Layout::V1, mount) => mount.is_some(),
+        (Layout::V2, Some(mount)) => std::fs::read_to_string(mount.join("cgroup.controllers"))
+            .is_ok_and(|all| all.split_whitespace().any(|c| c == "hugetlb")),
+        (Layout::V2, None) => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{SpecError, SpecInput};
 use gantry_cri_api::v1;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// A device node of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,16 +29,19 @@ pub(super) fn devices(
     input: &SpecInput<'_>,
     security: &v1::LinuxContainerSecurityContext,
 ) -> Result<(Vec<Value>, Vec<Value>), SpecError> {
+    let mut nodes = BTreeMap::new();
     if security.privileged {
-        let all = input.host.devices.iter().map(|d| node(d, &d.path)).collect();
-        return Ok((all, vec![json!({"allow": true, "access": "rwm"})]));
+        nodes.extend(input.host.devices.iter().map(|d| (d.path.clone(), node(d, &d.path))));
     }
-    let mut nodes = Vec::new();
     // Nothing but the standard devices (null, zero, full, random, urandom, tty, pts), which every OCI
     // runtime adds by itself, and what is asked for.
     let mut rules = vec![json!({"allow": false, "access": "rwm"})];
     for asked in &input.container.devices {
         let bad = |reason: String| SpecError::new(format!("device {:.256}", asked.host_path), reason);
+        let inside = asked.container_path.trim_end_matches('/');
+        if !inside.starts_with("/dev/") || inside.split('/').any(|part| part == "..") {
+            return Err(bad(format!("its path in the container {inside:.256?} must be below /dev")));
+        }
         if asked.permissions.is_empty() || asked.permissions.chars().any(|c| !"rwm".contains(c)) {
             return Err(bad(format!("permissions {:.16?} must be some of r, w and m", asked.permissions)));
         }
@@ -49,8 +53,9 @@ pub(super) fn devices(
             return Err(bad("the host has no such device".into()));
         }
         for device in found {
-            let inside = format!("{}{}", asked.container_path, &device.path[wanted.len()..]);
-            nodes.push(node(device, &inside));
+            let inside = format!("{inside}{}", &device.path[wanted.len()..]);
+            // Of two for one path the later counts.
+            nodes.insert(inside.clone(), node(device, &inside));
             rules.push(json!({
                 "allow": true,
                 "type": device.kind,
@@ -60,7 +65,10 @@ pub(super) fn devices(
             }));
         }
     }
-    Ok((nodes, rules))
+    if security.privileged {
+        rules = vec![json!({"allow": true, "access": "rwm"})];
+    }
+    Ok((nodes.into_values().collect(), rules))
 }
 
 fn node(device: &HostDevice, path: &str) -> Value {

@@ -5,7 +5,7 @@ use gantry_cri_api::v1;
 use serde_json::{Map, Value, json};
 
 /// Paths of /proc and /sys that leak or change the host, hidden unless the request says otherwise.
-const MASKED_PATHS: [&str; 11] = [
+const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -16,6 +16,7 @@ const MASKED_PATHS: [&str; 11] = [
     "/proc/timer_stats",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 
@@ -24,6 +25,10 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 
 /// Smallest memory limit with which an OCI runtime can start a process at all.
 const MIN_MEMORY: i64 = 512 << 10;
+
+/// Most processes and threads of one container: what a whole node had by default for decades, so that
+/// one container cannot use up the numbers of all.
+const PIDS_LIMIT: i64 = 32_768;
 
 pub(super) fn linux(
     input: &SpecInput<'_>,
@@ -40,10 +45,10 @@ pub(super) fn linux(
         "devices": nodes,
     });
     if !security.privileged {
-        // proto3 cannot tell "none" from "not said". The kubelet always says which paths it wants masked
-        // unless the pod asks for an unmasked /proc, in which case both lists are empty; crictl says
-        // nothing and expects a safe container. Both CRI-O and containerd take empty lists as they are
-        // only for the kubelet's explicit lists, so: one list given means both are meant as given.
+        // proto3 cannot tell "none" from "not said". The kubelet sends both lists for every pod, and both
+        // empty only for one with `procMount: Unmasked`; crictl sends none and expects a safe container.
+        // Hiding too much from the rare first is the safer mistake, and privileged containers are not
+        // touched. One list given means that both are meant as given.
         let said = !security.masked_paths.is_empty() || !security.readonly_paths.is_empty();
         let paths = |given: &[String], default: &[&str]| match said {
             true => given.to_vec(),
@@ -103,7 +108,10 @@ fn resources(
     }
     let mut memory = Map::new();
     let limit = asked.memory_limit_in_bytes;
-    if limit != 0 {
+    if limit < -1 {
+        return Err(bad("memory_limit_in_bytes", format!("{limit} is negative; -1 stands for no limit")));
+    }
+    if limit > 0 {
         if limit < MIN_MEMORY {
             let reason = format!("{limit} is too small for any process; use at least {MIN_MEMORY}");
             return Err(bad("memory_limit_in_bytes", reason));
@@ -127,12 +135,9 @@ fn resources(
     if !memory.is_empty() {
         all.insert("memory".into(), Value::Object(memory));
     }
-    let pages: Vec<Value> = asked
-        .hugepage_limits
-        .iter()
-        .filter(|h| h.limit > 0)
-        .map(|h| json!({"pageSize": h.page_size, "limit": h.limit}))
-        .collect();
+    // A positive one is what every runtime takes; the pod's own limit is the kubelet's.
+    all.insert("pids".into(), json!({"limit": PIDS_LIMIT}));
+    let pages = huge_pages(&asked.hugepage_limits, input.host.hugetlb)?;
     if !pages.is_empty() {
         all.insert("hugepageLimits".into(), json!(pages));
     }
@@ -141,6 +146,26 @@ fn resources(
             return Err(bad("unified", "this host has cgroup v1; unified settings need v2".into()));
         }
         all.insert("unified".into(), json!(asked.unified));
+    }
+    Ok(all)
+}
+
+/// Limits on huge pages by their size. The kubelet sends one for every size that the node has, 0 for
+/// those that the pod does not ask for; without a controller only these can be met.
+fn huge_pages(asked: &[v1::HugepageLimit], controller: bool) -> Result<Vec<Value>, SpecError> {
+    let mut all = Vec::new();
+    for limit in asked {
+        let bad = |reason: &str| SpecError::new(format!("hugepage_limits[{:.16}]", limit.page_size), reason);
+        let digits = limit.page_size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());
+        if !number || !["KB", "MB", "GB"].contains(&&limit.page_size[digits.len()..]) {
+            return Err(bad("write the size of a page as 2MB or 1GB"));
+        }
+        match (controller, limit.limit) {
+            (true, bytes) => all.push(json!({"pageSize": limit.page_size, "limit": bytes})),
+            (false, 0) => {}
+            (false, _) => return Err(bad("this host has no hugetlb controller that could enforce it")),
+        }
     }
     Ok(all)
 }

@@ -105,6 +105,10 @@ pub struct HostFacts {
     pub swap_accounting: bool,
     /// Whether the kernel has AppArmor.
     pub apparmor: bool,
+    /// Whether the kernel labels with SELinux.
+    pub selinux: bool,
+    /// Whether there is a hugetlb controller that the OCI runtimes can use.
+    pub hugetlb: bool,
     /// Device nodes below `/dev`, for privileged containers.
     pub devices: Vec<HostDevice>,
 }
@@ -159,6 +163,11 @@ pub fn container_spec(input: &SpecInput<'_>, adjusters: &[&dyn SpecAdjuster]) ->
     if let Some(propagation) = mounts::rootfs_propagation(&input.container.mounts) {
         linux_part["rootfsPropagation"] = json!(propagation);
     }
+    if let Some(label) = process::selinux_label(&security, input.host) {
+        // Files that the runtime makes for the container get the type for them, at the process's level.
+        let level = label.splitn(4, ':').nth(3).unwrap_or_default();
+        linux_part["mountLabel"] = json!(format!("system_u:object_r:container_file_t:{level}"));
+    }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "process": process::process(input, &linux, &security)?,
@@ -176,11 +185,31 @@ pub fn container_spec(input: &SpecInput<'_>, adjusters: &[&dyn SpecAdjuster]) ->
     Ok(spec)
 }
 
+/// What tools and sandboxed runtimes look for, and what Kubernetes itself says about the container.
+///
+/// Other annotations stay with the container's record: OCI runtimes obey some of theirs
+/// (`run.oci.*`, `org.systemd.property.*`), and whoever names a pod's annotations is not meant to
+/// reach those.
 fn annotations(input: &SpecInput<'_>) -> BTreeMap<String, String> {
-    let mut all = input.container.annotations.clone();
-    let name = |m: &Option<v1::ContainerMetadata>| m.as_ref().map(|m| m.name.clone()).unwrap_or_default();
-    all.insert("io.kubernetes.cri.container-type".into(), "container".into());
-    all.insert("io.kubernetes.cri.sandbox-id".into(), input.pod_id.into());
-    all.insert("io.kubernetes.cri.container-name".into(), name(&input.container.metadata));
+    let kubernetes = |(key, _): &(&String, &String)| {
+        key.split('/')
+            .next()
+            .is_some_and(|domain| domain == "kubernetes.io" || domain.ends_with(".kubernetes.io"))
+            || key.starts_with("io.kubernetes.")
+    };
+    let asked = input.container.annotations.iter().filter(kubernetes);
+    let mut all: BTreeMap<String, String> = asked.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let container = input.container.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+    let pod = input.pod.metadata.clone().unwrap_or_default();
+    for (key, value) in [
+        ("container-type", "container"),
+        ("container-name", &container),
+        ("sandbox-id", input.pod_id),
+        ("sandbox-name", &pod.name),
+        ("sandbox-namespace", &pod.namespace),
+        ("sandbox-uid", &pod.uid),
+    ] {
+        all.insert(format!("io.kubernetes.cri.{key}"), value.to_owned());
+    }
     all
 }

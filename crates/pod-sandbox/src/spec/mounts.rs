@@ -10,14 +10,14 @@ pub(super) fn mounts(
     input: &SpecInput<'_>,
     security: &v1::LinuxContainerSecurityContext,
 ) -> Result<Vec<Value>, SpecError> {
-    let asked: BTreeSet<&str> = input.container.mounts.iter().map(|m| trim(&m.container_path)).collect();
-    let mut all: Vec<(String, Value)> = defaults(input, security.privileged)
+    let asked: BTreeSet<String> = input.container.mounts.iter().map(|m| clean(&m.container_path)).collect();
+    let mut all: Vec<(String, Value)> = defaults(security.privileged)
         .into_iter()
         .chain(pod_files(input, security.readonly_rootfs))
-        .filter(|(destination, _)| !asked.contains(destination.as_str()))
+        .filter(|(destination, _)| !asked.contains(destination))
         .collect();
     for mount in &input.container.mounts {
-        all.push((trim(&mount.container_path).to_owned(), user_mount(mount)?));
+        all.push((clean(&mount.container_path), user_mount(mount)?));
     }
     // Parents before what lies in them; the sort is stable, so later requests stay on top of earlier ones.
     all.sort_by_key(|(destination, _)| Path::new(destination).components().count());
@@ -36,21 +36,19 @@ pub(super) fn rootfs_propagation(mounts: &[v1::Mount]) -> Option<&'static str> {
     }
 }
 
-fn trim(path: &str) -> &str {
-    match path.trim_end_matches('/') {
-        "" => "/",
-        trimmed => trimmed,
-    }
+/// The path without empty parts, `.` and a trailing slash, so that one place has one name.
+fn clean(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    parts.fold(String::new(), |path, part| path + "/" + part)
 }
 
-fn defaults(input: &SpecInput<'_>, privileged: bool) -> Vec<(String, Value)> {
+fn defaults(privileged: bool) -> Vec<(String, Value)> {
     let sys = if privileged { "rw" } else { "ro" };
-    let own_network = input.namespaces.net != Ns::Host;
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
         let value = json!({"destination": destination, "type": kind, "source": source, "options": options});
         (destination.to_owned(), value)
     };
-    let mut all = vec![
+    vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
@@ -60,19 +58,11 @@ fn defaults(input: &SpecInput<'_>, privileged: bool) -> Vec<(String, Value)> {
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        // A sysfs of its own in every case: binding the host's tree would bring what is mounted below it,
+        // the host's control groups first of all, and writable.
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
-    ];
-    // A new sysfs shows the network namespace that it is mounted in; with the host's network it would
-    // need rights over the host's namespace, so the host's own is bound instead.
-    all.push(match own_network {
-        true => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        false => mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", sys]),
-    });
-    if !own_network {
-        // The bound tree has the host's control groups already.
-        all.retain(|(destination, _)| destination != "/sys/fs/cgroup");
-    }
-    all
+    ]
 }
 
 fn pod_files(input: &SpecInput<'_>, readonly: bool) -> Vec<(String, Value)> {
@@ -97,8 +87,11 @@ fn pod_files(input: &SpecInput<'_>, readonly: bool) -> Vec<(String, Value)> {
 fn user_mount(mount: &v1::Mount) -> Result<Value, SpecError> {
     let destination = mount.container_path.as_str();
     let bad = |reason: &str| Err(SpecError::new(format!("mount {destination:.256}"), reason));
-    if !destination.starts_with('/') || destination.contains('\0') || trim(destination) == "/" {
+    if !destination.starts_with('/') || destination.contains('\0') || clean(destination).is_empty() {
         return bad("the path in the container must be absolute and below /");
+    }
+    if destination.split('/').any(|part| part == "..") {
+        return bad("the path in the container must not contain '..'");
     }
     if mount.image.is_some() {
         return bad("image volumes are not supported yet; copy the content into a volume");
@@ -123,7 +116,7 @@ fn user_mount(mount: &v1::Mount) -> Result<Value, SpecError> {
         (false, true) => return bad("recursive read-only needs readonly, too"),
     };
     Ok(json!({
-        "destination": destination,
+        "destination": clean(destination),
         "type": "bind",
         "source": mount.host_path,
         "options": ["rbind", propagation, access],

@@ -1,9 +1,12 @@
 //! The process: command line, environment, identity, capabilities.
 
-use super::{SpecError, SpecInput};
+use super::{HostFacts, SpecError, SpecInput};
 use gantry_cri_api::v1;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+
+/// Kind of terminal of a process that has one and is not told which.
+const DEFAULT_TERM: &str = "TERM=xterm";
 
 /// Search path of containers whose image and request name none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +42,9 @@ pub(super) fn process(
     }
     let (capabilities, ambient) = capabilities(security, &input.host.bounding)?;
     let oom = linux.resources.as_ref().map_or(0, |r| r.oom_score_adj);
-    let no_new_privs = security.no_new_privs && !security.privileged;
+    // Without CAP_SYS_RESOURCE the host lets nobody lower it, and runc fails where it has to try.
+    let may_lower = input.host.bounding.iter().any(|c| c == "CAP_SYS_RESOURCE");
+    let lowest = if may_lower { -1000 } else { 0 };
     let mut process = json!({
         "terminal": config.tty,
         "user": {
@@ -58,11 +63,14 @@ pub(super) fn process(
             "inheritable": ambient,
             "ambient": ambient,
         },
-        "noNewPrivileges": no_new_privs,
-        "oomScoreAdj": oom.clamp(-1000, 1000),
+        "noNewPrivileges": security.no_new_privs,
+        "oomScoreAdj": oom.clamp(lowest, 1000),
     });
     if let Some(profile) = apparmor(security, input)? {
         process["apparmorProfile"] = json!(profile);
+    }
+    if let Some(label) = selinux_label(security, input.host) {
+        process["selinuxLabel"] = json!(label);
     }
     Ok(process)
 }
@@ -72,7 +80,26 @@ pub fn exec_process(container: &Value, command: &[String], terminal: bool) -> Va
     let mut process = container.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
+    if let Some(env) = process["env"].as_array_mut().filter(|_| terminal) {
+        if !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM="))) {
+            env.push(json!(DEFAULT_TERM));
+        }
+    }
     process
+}
+
+/// The label of the process where the kernel labels at all; elsewhere options say nothing, as the
+/// Kubernetes API means them.
+pub(super) fn selinux_label(
+    security: &v1::LinuxContainerSecurityContext,
+    host: &HostFacts,
+) -> Option<String> {
+    let asked = security.selinux_options.as_ref().filter(|_| host.selinux)?;
+    let or = |given: &str, default: &str| if given.is_empty() { default } else { given }.to_owned();
+    let user = or(&asked.user, "system_u");
+    let role = or(&asked.role, "system_r");
+    let kind = or(&asked.r#type, if security.privileged { "spc_t" } else { "container_t" });
+    Some(format!("{user}:{role}:{kind}:{}", or(&asked.level, "s0")))
 }
 
 /// Command and arguments as Kubernetes defines them: a command replaces the image's entrypoint and its
@@ -100,7 +127,7 @@ fn env(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
         all.push(format!("HOME={}", input.home));
     }
     if input.container.tty {
-        all.push("TERM=xterm".into());
+        all.push(DEFAULT_TERM.into());
     }
     let mut set = |variable: String| {
         let name = variable.split_inclusive('=').next().unwrap_or_default().to_owned();
@@ -110,6 +137,9 @@ fn env(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
         }
     };
     for variable in input.image.env.iter().filter(|v| v.contains('=')) {
+        if variable.contains('\0') {
+            return Err(SpecError::new("image config.Env", "a variable contains a NUL character"));
+        }
         set(variable.clone());
     }
     for pair in &input.container.envs {
@@ -129,37 +159,45 @@ fn env(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
 }
 
 /// Capabilities and ambient capabilities, cut to what this host can give.
-fn capabilities(
+///
+/// `ALL` stands for what the host has. What is dropped by name stays dropped, whatever is added.
+pub(super) fn capabilities(
     security: &v1::LinuxContainerSecurityContext,
     bounding: &[String],
 ) -> Result<(Vec<String>, Vec<String>), SpecError> {
-    let host: BTreeSet<&str> = bounding.iter().map(String::as_str).collect();
     if security.privileged {
         return Ok((bounding.to_vec(), Vec::new()));
     }
     let asked = security.capabilities.clone().unwrap_or_default();
+    let everything = || bounding.iter().cloned().collect::<BTreeSet<String>>();
+    let named = |list: &[String], field: &str| {
+        let names = list.iter().filter(|name| !is_all(name)).map(|name| known(name, field));
+        names.collect::<Result<BTreeSet<String>, SpecError>>()
+    };
+    let added = named(&asked.add_capabilities, "add_capabilities")?;
+    let dropped = named(&asked.drop_capabilities, "drop_capabilities")?;
+    let mut ambient = named(&asked.add_ambient_capabilities, "add_ambient_capabilities")?;
     let mut set: BTreeSet<String> = DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
-    let all = |list: &[String]| list.iter().any(|c| c.eq_ignore_ascii_case("all"));
-    if all(&asked.add_capabilities) {
-        set = bounding.iter().cloned().collect();
+    if asked.add_capabilities.iter().any(|c| is_all(c)) {
+        set = everything();
     }
-    if all(&asked.drop_capabilities) {
+    if asked.drop_capabilities.iter().any(|c| is_all(c)) {
         set.clear();
     }
-    for name in asked.drop_capabilities.iter().filter(|c| !c.eq_ignore_ascii_case("all")) {
-        set.remove(&known(name, "drop_capabilities")?);
+    set.extend(added);
+    if asked.add_ambient_capabilities.iter().any(|c| is_all(c)) {
+        ambient.extend(everything());
     }
-    let mut ambient = BTreeSet::new();
-    for name in asked.add_capabilities.iter().filter(|c| !c.eq_ignore_ascii_case("all")) {
-        set.insert(known(name, "add_capabilities")?);
-    }
-    for name in &asked.add_ambient_capabilities {
-        let name = known(name, "add_ambient_capabilities")?;
-        set.insert(name.clone());
-        ambient.insert(name);
-    }
-    let cut = |set: BTreeSet<String>| set.into_iter().filter(|c| host.contains(c.as_str())).collect();
-    Ok((cut(set), cut(ambient)))
+    set.extend(ambient.iter().cloned());
+    let host = everything();
+    let cut = |set: &BTreeSet<String>| -> Vec<String> {
+        set.iter().filter(|c| host.contains(*c) && !dropped.contains(*c)).cloned().collect()
+    };
+    Ok((cut(&set), cut(&ambient)))
+}
+
+fn is_all(name: &str) -> bool {
+    name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case("cap_all")
 }
 
 fn known(name: &str, field: &str) -> Result<String, SpecError> {
@@ -268,6 +306,8 @@ mod tests {
         assert_eq!(get(&context(&["SYS_RESOURCE"], &["ALL"], &[])).0, [""; 0], "the host has none");
         let (all, ambient) = get(&context(&[], &["ALL"], &["CAP_NET_RAW"]));
         assert_eq!((all, ambient), (vec!["CAP_NET_RAW".to_owned()], vec!["CAP_NET_RAW".to_owned()]));
+        assert_eq!(get(&context(&["ALL"], &["CHOWN"], &[])).0.len(), bounding().len() - 1);
+        assert_eq!(get(&context(&["NET_ADMIN"], &["ALL", "NET_ADMIN"], &["NET_ADMIN"])), (vec![], vec![]));
         assert!(capabilities(&context(&["FLY"], &[], &[]), &bounding()).is_err());
         let privileged =
             v1::LinuxContainerSecurityContext { privileged: true, ..context(&[], &["ALL"], &[]) };

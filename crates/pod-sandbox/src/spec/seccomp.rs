@@ -1,7 +1,6 @@
 //! Which system calls a container may make.
 
-use super::process::CAPABILITIES;
-use super::{SpecError, SpecInput};
+use super::{SpecError, SpecInput, process};
 use gantry_cri_api::v1;
 use gantry_cri_api::v1::security_profile::ProfileType;
 use serde::Deserialize;
@@ -24,6 +23,8 @@ const ENOSYS: u32 = 38;
 struct Profile {
     /// Always allowed.
     allow: Vec<String>,
+    /// Always allowed on machines of an architecture, as Rust names it.
+    allow_on: BTreeMap<String, Vec<String>>,
     /// Allowed to a container that has the capability.
     allow_with: BTreeMap<String, Vec<String>>,
     /// Values of the first argument with which personality(2) is allowed.
@@ -40,7 +41,10 @@ pub(super) fn seccomp(
     }
     match wanted(security)? {
         ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault => default_profile(security).map(Some),
+        ProfileType::RuntimeDefault => {
+            let (has, _) = process::capabilities(security, &input.host.bounding)?;
+            default_profile(&has).map(Some)
+        }
         ProfileType::Localhost => {
             let text = input.localhost_seccomp.ok_or_else(|| {
                 SpecError::new("seccomp", "the profile of the request was not read from this node")
@@ -82,11 +86,13 @@ fn wanted(security: &v1::LinuxContainerSecurityContext) -> Result<ProfileType, S
     }
 }
 
-fn default_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Value, SpecError> {
+/// The profile for a container with the capabilities `has`: what needs one is allowed with it.
+fn default_profile(has: &[String]) -> Result<Value, SpecError> {
     let data: Profile = serde_json::from_str(DEFAULT)
         .map_err(|e| SpecError::new("seccomp", format!("the built-in profile is damaged: {e}")))?;
-    let has = capabilities(security);
+    let has: BTreeSet<&str> = has.iter().map(String::as_str).collect();
     let mut names: BTreeSet<&String> = data.allow.iter().collect();
+    names.extend(data.allow_on.get(std::env::consts::ARCH).into_iter().flatten());
     for (capability, more) in &data.allow_with {
         if has.contains(capability.as_str()) {
             names.extend(more);
@@ -114,28 +120,6 @@ fn default_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Value
     }))
 }
 
-/// Capabilities that open further calls; those of the default set open none.
-fn capabilities(security: &v1::LinuxContainerSecurityContext) -> BTreeSet<String> {
-    let asked = security.capabilities.clone().unwrap_or_default();
-    let full = |name: &String| {
-        let upper = name.to_ascii_uppercase();
-        if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
-    };
-    let mut has: BTreeSet<String> =
-        asked.add_capabilities.iter().chain(&asked.add_ambient_capabilities).map(full).collect();
-    if has.contains("CAP_ALL") {
-        has.extend(CAPABILITIES.iter().map(|c| (*c).to_owned()));
-        for name in asked.drop_capabilities.iter().map(full) {
-            has.remove(&name);
-        }
-    }
-    let drops_all = asked.drop_capabilities.iter().any(|c| c.eq_ignore_ascii_case("all"));
-    if !drops_all && !asked.drop_capabilities.iter().map(full).any(|c| c == "CAP_SYS_CHROOT") {
-        has.insert("CAP_SYS_CHROOT".into());
-    }
-    has
-}
-
 fn architectures() -> &'static [&'static str] {
     match std::env::consts::ARCH {
         "x86_64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
@@ -158,7 +142,9 @@ mod tests {
             }),
             ..Default::default()
         };
-        let profile = default_profile(&security).unwrap();
+        let host: Vec<String> = process::CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
+        let (has, _) = process::capabilities(&security, &host).unwrap();
+        let profile = default_profile(&has).unwrap();
         profile["syscalls"].as_array().unwrap().iter().any(|rule| {
             rule["action"] == "SCMP_ACT_ALLOW"
                 && rule.get("args").is_none()

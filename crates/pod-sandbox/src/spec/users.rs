@@ -25,6 +25,13 @@ pub fn resolve_user(
         (None, "") => ("0".to_owned(), image_group.is_some()),
         (None, name) => (name.to_owned(), false),
     };
+    if security.run_as_group.is_some()
+        && security.run_as_user.is_none()
+        && security.run_as_username.is_empty()
+    {
+        // As the CRI demands: whose group it would be depends on the image.
+        return Err(SpecError::new("run_as_group", "it needs run_as_user or run_as_username beside it"));
+    }
     let entry = find_user(passwd, &wanted);
     let uid = match (&entry, number(&wanted, "run_as_user")) {
         (Some(entry), _) => entry.uid,
@@ -61,43 +68,38 @@ struct Entry<'a> {
     home: &'a str,
 }
 
-/// The first entry with that name, or with that number (passwd(5)).
+/// The first entry with that name, or with that number: a number is never taken for a name, since the
+/// kubelet has checked it (`runAsNonRoot`), and an image could call root "1000".
 fn find_user<'a>(passwd: &'a str, wanted: &str) -> Option<Entry<'a>> {
-    let entries = passwd.lines().filter_map(|line| {
+    let mut entries = passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
+        let uid = fields.nth(1)?.parse().ok().filter(|uid| *uid != u32::MAX)?;
+        let gid = fields.next()?.parse().ok().filter(|gid| *gid != u32::MAX)?;
         let home = fields.nth(1).filter(|h| h.starts_with('/')).unwrap_or("/");
         Some(Entry { name, uid, gid, home })
     });
-    let number = wanted.parse::<u32>().ok();
-    let mut by_number = None;
-    for entry in entries {
-        if entry.name == wanted {
-            return Some(entry);
-        }
-        if by_number.is_none() && number == Some(entry.uid) {
-            by_number = Some(entry);
-        }
+    match wanted.parse::<u32>() {
+        Ok(uid) => entries.find(|entry| entry.uid == uid),
+        Err(_) => entries.find(|entry| entry.name == wanted),
     }
-    by_number
 }
 
 fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let gid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.nth(1)?.parse().ok().filter(|gid| *gid != u32::MAX)?;
         Some((name, gid, fields.next().unwrap_or_default()))
     })
 }
 
 fn find_group(group: &str, wanted: &str) -> Result<u32, SpecError> {
-    if let Some((_, gid, _)) = groups(group).find(|(name, _, _)| *name == wanted) {
+    if let Some(gid) = number(wanted, "group")? {
         return Ok(gid);
     }
-    number(wanted, "group")?.ok_or_else(|| {
+    let found = groups(group).find(|(name, _, _)| *name == wanted).map(|(_, gid, _)| gid);
+    found.ok_or_else(|| {
         SpecError::new("group", format!("the image's /etc/group has no group {wanted:.64?}; use a number"))
     })
 }
@@ -152,6 +154,28 @@ mod tests {
         for bad in ["nobody", "web:nogroup", "odd", "-1", "4294967295"] {
             assert!(resolve_user(&context(), bad, PASSWD, GROUP).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_number_is_never_a_name() {
+        let passwd = "1000:x:0:0::/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n";
+        let group = "1000:x:0:\n";
+        let mut asked = context();
+        for image in ["1000", "1000:1000"] {
+            let (user, home) = resolve_user(&asked, image, passwd, group).unwrap();
+            assert_eq!((user.uid, user.gid, home.as_str()), (1000, 1000, "/home/u"), "{image}");
+        }
+        asked.run_as_user = Some(v1::Int64Value { value: 1000 });
+        assert_eq!(resolve_user(&asked, "", passwd, group).unwrap().0.uid, 1000);
+    }
+
+    #[test]
+    fn a_group_alone_is_refused() {
+        let mut asked = context();
+        asked.run_as_group = Some(v1::Int64Value { value: 7 });
+        assert_eq!(resolve_user(&asked, "web", PASSWD, GROUP).unwrap_err().field, "run_as_group");
+        asked.run_as_username = "web".into();
+        assert_eq!(resolve_user(&asked, "", PASSWD, GROUP).unwrap().0.gid, 7);
     }
 
     #[test]
