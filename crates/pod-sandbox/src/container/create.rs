@@ -44,6 +44,14 @@ impl Engine {
             );
             return Err(Error::new(Kind::InvalidArgument, message));
         }
+        let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+        if security.is_some_and(|s| s.privileged) && !is_privileged(&pod) {
+            let message = format!(
+                "container {} asks to be privileged, but its sandbox {} is not: make the sandbox privileged too",
+                meta.name, pod.id
+            );
+            return Err(Error::new(Kind::InvalidArgument, message));
+        }
         let name = meta.name.clone();
         let key = ContainerKey { pod_id: pod.id.clone(), name: meta.name, attempt: meta.attempt };
         let (container, fresh) = {
@@ -79,6 +87,13 @@ impl Engine {
         };
         inner.container_flights.join(key, work).await.map_err(|e| e.context(format!("container {name}")))
     }
+}
+
+/// Whether the sandbox's maker allowed privileged containers in it (CRI: `LinuxSandboxSecurityContext`).
+fn is_privileged(pod: &Pod) -> bool {
+    let record = pod.record();
+    let security = record.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    security.is_some_and(|s| s.privileged)
 }
 
 fn image(inner: &Inner, realm: Realm, config: &v1::ContainerConfig) -> Result<Image> {
