@@ -80,7 +80,9 @@ fn strangers(all: &[Running]) -> BTreeSet<String> {
         let elsewhere = ["mnt", "pid", "net"].iter().any(|kind| {
             p.namespaces.get(kind).is_some_and(|ns| mine.namespaces.get(kind).is_some_and(|m| m != ns))
         });
-        !family.contains(&p.pid) && ((ours && !test_program) || elsewhere)
+        // An orphan that has ended waits for the init process of the machine, which takes its time.
+        let buried = p.state == 'Z' && p.parent == 1;
+        !family.contains(&p.pid) && !buried && ((ours && !test_program) || elsewhere)
     };
     all.iter().filter(is_strange).map(|p| format!("{} {} {} {}", p.pid, p.state, p.name, p.command)).collect()
 }

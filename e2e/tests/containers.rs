@@ -59,8 +59,6 @@ fn environment_directory_and_user() {
         let mut groups: Vec<&str> = lines.next().unwrap().split(' ').collect();
         groups.sort_unstable();
         assert_eq!(groups, ["1000", "2000", "3000"], "{handler}: those of the image too");
-        let main = crictl.sh(&id, "tr '\\0' '\\n' < /proc/1/environ 2>/dev/null | grep ASKED || true");
-        assert!(main.is_empty() || main.contains("for this"), "{handler}: {main}");
 
         let by_name = security(json!({"run_as_username": "app"}));
         let id = sleeper(stage, crictl, handler, json!({}), by_name);
@@ -115,8 +113,19 @@ fn default_confinement() {
             let seen = u64::from_str_radix(&own_status(crictl, &id, set), 16).unwrap();
             assert_eq!(seen, expected, "{handler}: {set} is {seen:x} and should be {expected:x}");
         }
-        let masked = crictl.sh(&id, "head -c 10 /proc/kcore | wc -c; ls /sys/firmware | wc -l");
-        assert_eq!(masked.split_whitespace().collect::<Vec<_>>(), ["0", "0"], "{handler}");
+        // Which of them there are depends on the kernel; those of /proc that are, have content there.
+        let masked = ["kcore", "keys", "interrupts", "timer_list"].map(|name| format!("/proc/{name}"));
+        let mut seen = 0;
+        for path in masked.iter().filter(|p| Path::new(p).exists()) {
+            assert_eq!(
+                crictl.sh(&id, &format!("head -c 10 {path} | wc -c")).trim(),
+                "0",
+                "{handler}: {path}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 1, "{handler}: this kernel has nothing to mask");
+        assert_eq!(crictl.sh(&id, "ls /sys/firmware | wc -l").trim(), "0", "{handler}");
         let refused = crictl.sh(&id, "echo x 2>&1 > /proc/sys/kernel/domainname || echo refused");
         assert!(refused.contains("refused"), "{handler}: {refused}");
         let refused = crictl.sh(&id, "mount -t tmpfs none /tmp 2>&1 || echo refused");
@@ -262,7 +271,7 @@ fn compare_with_umoci(stage: &Stage, daemon: &Daemon, crictl: &Crictl) {
     let pod_id = crictl.runp("", &pod);
     let id = crictl.create(&pod_id, &stage.container("c", "true", json!({})), &pod);
     let rootfs = crictl.json(&["inspect", &id])["info"]["rootfs"].as_str().unwrap().to_owned();
-    assert!(Path::new(&rootfs).starts_with(daemon.root()), "{rootfs}");
+    assert!(Path::new(&rootfs).starts_with(daemon.dir()), "{rootfs}");
     let (mut ours, mut theirs) = (describe(Path::new(&rootfs)), describe(&stage.dir().join("unpacked")));
     // The time of the root directory itself is not in the image.
     ours.remove(".");
