@@ -7,12 +7,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={}", proto.display());
     let cri = protox::compile(["runtime/v1/api.proto"], [&proto])?;
     let with_secrets = ["AuthConfig", "PullImageRequest"];
-    let mut config = tonic_prost_build::configure().btree_map(".").skip_debug([".runtime.v1.AuthConfig", ".runtime.v1.KeyValue"]);
+    let mut config = tonic_prost_build::configure()
+        .btree_map(".")
+        .skip_debug([".runtime.v1.AuthConfig", ".runtime.v1.KeyValue"]);
     for file in &cri.file {
         for message in file.message_type.iter().filter(|m| !with_secrets.contains(&m.name())) {
             let path = format!(".runtime.v1.{}", message.name());
-            config = config
-                .message_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]");
+            config = config.message_attribute(
+                &path,
+                "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]",
+            );
         }
     }
     config.compile_fds(cri)?;

@@ -47,10 +47,14 @@ pub(crate) async fn object(client: &mut Client, wanted: &str) -> Result<Option<O
     Ok(pick("pod", wanted, &pods(client).await?)?.map(Object::Pod))
 }
 
-/// As [`object`]; an error when there is none.
-pub(crate) async fn some_object(client: &mut Client, wanted: &str) -> Result<Object> {
-    match object(client, wanted).await? {
-        Some(object) => Ok(object),
+/// The pod, else the container, that `wanted` names: `gantry run` gives both one name, and who stops or
+/// removes it means all of it.
+pub(crate) async fn to_end(client: &mut Client, wanted: &str) -> Result<Object> {
+    if let Some(id) = pick("pod", wanted, &pods(client).await?)? {
+        return Ok(Object::Pod(id));
+    }
+    match pick("container", wanted, &containers(client).await?)? {
+        Some(id) => Ok(Object::Container(id)),
         None => Err(NotFound(format!("container or pod {wanted:?}")).into()),
     }
 }

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! The image store: what an image is called, where it comes from, and how it becomes a root filesystem.
 //!
 //! One [`ImageStore`] owns `<root>/images` (content shared by both realms) and `<root>/containers`

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! What tests of several rooms share; never part of a product.
 //!
 //! - [`image`]: images built in memory, honest and hostile ones.

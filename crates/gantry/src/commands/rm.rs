@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 pub(super) async fn run(client: &mut Client, objects: &[String], force: bool) -> Result<ExitCode> {
     for name in objects {
-        match find::some_object(client, name).await? {
+        match find::to_end(client, name).await? {
             Object::Container(id) => container(client, name, id, force).await?,
             Object::Pod(id) => pod(client, name, id, force).await?,
         }

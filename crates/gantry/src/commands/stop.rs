@@ -9,7 +9,7 @@ use std::process::ExitCode;
 pub(super) async fn run(client: &mut Client, objects: &[String], timeout: i64) -> Result<ExitCode> {
     for name in objects {
         let what = || format!("stop {name}");
-        match find::some_object(client, name).await? {
+        match find::to_end(client, name).await? {
             Object::Container(id) => container(client, id, timeout).await.with_context(what)?,
             Object::Pod(id) => pod(client, id, timeout).await.with_context(what)?,
         }
