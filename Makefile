@@ -49,11 +49,11 @@ check: ## formatting, lints and unit tests; needs neither root nor a network
 
 test: setup tools build-ci ## set everything up, then unit, integration and end-to-end tests, as root
 	@test "$$(id -u)" = 0 || { echo "make test makes namespaces, mounts and networks: run it as root" >&2; exit 1; }
-	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e
+	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --no-fail-fast
 	$(MAKE) --no-print-directory e2e
 
 e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=name selects)
-	$(CARGO) test --locked --profile ci -p gantry-e2e -- --test-threads=1 $(T)
+	$(CARGO) test --locked --profile ci -p gantry-e2e --no-fail-fast -- --test-threads=1 $(T)
 
 demo: build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh
