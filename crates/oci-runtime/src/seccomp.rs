@@ -418,6 +418,45 @@ mod tests {
         }
     }
 
+    /// Gantry's default profile as `pod-sandbox` writes it, in what the kernel makes of it.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_default_profile_keeps_its_promises() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../pod-sandbox/tests/golden/spec/kubelet.json");
+        let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+        let filter = Filter::compile(&profile(spec["linux"]["seccomp"].clone())).unwrap();
+        let first = |value: u64| [value, 0, 0, 0, 0, 0];
+        for (name, args, want) in [
+            ("read", [0; 6], ALLOW),
+            ("execve", [0; 6], ALLOW),
+            ("socket", first(2), ALLOW),
+            ("socket", first(40), EPERM),
+            ("clone", first(0x0001_0f00), ALLOW),
+            ("clone", first(0x1000_0000), EPERM),
+            ("clone", first(0x0002_0000), EPERM),
+            ("clone3", [0; 6], RETURN_ENOSYS),
+            ("personality", first(0xffff_ffff), ALLOW),
+            ("personality", first(0x0040_0000), EPERM),
+            ("mount", [0; 6], EPERM),
+            ("unshare", [0; 6], EPERM),
+            ("setns", [0; 6], EPERM),
+            ("bpf", [0; 6], EPERM),
+            ("keyctl", [0; 6], EPERM),
+            ("add_key", [0; 6], EPERM),
+            ("userfaultfd", [0; 6], EPERM),
+            ("io_uring_setup", [0; 6], EPERM),
+            ("perf_event_open", [0; 6], EPERM),
+            ("open_by_handle_at", [0; 6], EPERM),
+            ("init_module", [0; 6], EPERM),
+            ("kexec_load", [0; 6], EPERM),
+            ("swapon", [0; 6], EPERM),
+            ("reboot", [0; 6], EPERM),
+        ] {
+            assert_eq!(verdict(&filter, X86_64, number(name), args), want, "{name} {args:?}");
+        }
+        assert_eq!(verdict(&filter, X86_64, 9_999, [0; 6]), RETURN_ENOSYS);
+    }
+
     #[test]
     fn a_filter_survives_being_kept() {
         let filter =

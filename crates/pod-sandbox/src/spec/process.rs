@@ -80,10 +80,9 @@ pub fn exec_process(container: &Value, command: &[String], terminal: bool) -> Va
     let mut process = container.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
-    if let Some(env) = process["env"].as_array_mut().filter(|_| terminal) {
-        if !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM="))) {
-            env.push(json!(DEFAULT_TERM));
-        }
+    let knows = |env: &[Value]| env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")));
+    if let Some(env) = process["env"].as_array_mut().filter(|env| terminal && !knows(env)) {
+        env.push(json!(DEFAULT_TERM));
     }
     process
 }
