@@ -45,7 +45,9 @@ endef
 check: ## formatting, lints and unit tests; needs neither root nor a network
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --profile ci --workspace --all-targets -- -D warnings
-	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --lib --bins
+	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --lib --bins --no-fail-fast
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
+	else echo "cargo-deny is missing: bans, licenses and sources of dependencies are not checked"; fi
 
 test: setup tools build-ci ## set everything up, then unit, integration and end-to-end tests, as root
 	@test "$$(id -u)" = 0 || { echo "make test makes namespaces, mounts and networks: run it as root" >&2; exit 1; }
