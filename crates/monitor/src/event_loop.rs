@@ -7,7 +7,7 @@ use crate::log::{LogThread, Report};
 use crate::reaper::{self, End, Strays};
 use crate::requests::Pending;
 use gantry_monitor_api::{
-    ContainerState, ErrorKind, Event, Failure, Hello, Process, Reply, SOCKET, Setup, VERSION,
+    ContainerState, ErrorKind, Event, Failure, Hello, Process, Reply, SOCKET, Setup, Started, VERSION,
 };
 use gantry_sys::{pidfd, seqpacket};
 use nix::sys::signalfd::SignalFd;
@@ -25,6 +25,9 @@ const MAX_CONNECTIONS: usize = 8;
 /// How long the end of a container waits for its last output to be in the log.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long the answer to a start waits for the log file to be there.
+const OPEN_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long a shutdown waits for the logs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -39,6 +42,14 @@ const SIGNALS: u64 = 1;
 const LOGS: u64 = 2;
 /// Connections have the tokens from here on.
 const FIRST_CONNECTION: u64 = 16;
+
+/// A start that is to be told.
+struct Start {
+    /// Connection and message number of who asked.
+    asker: (u64, u64),
+    started: Started,
+    until: Instant,
+}
 
 /// Everything that the monitor knows.
 pub(crate) struct EventLoop {
@@ -60,6 +71,8 @@ pub(crate) struct EventLoop {
     strays: Strays,
     /// Ends that wait for the log, with the time when they stop waiting.
     draining: BTreeMap<String, Instant>,
+    /// Containers that run and wait for their log file before it is told.
+    starting: BTreeMap<String, Start>,
     /// Who asked for a log to be opened anew: connection and message number, by ticket.
     pub(crate) reopening: BTreeMap<u64, (u64, u64)>,
     pub(crate) next_ticket: u64,
@@ -99,6 +112,7 @@ impl EventLoop {
             pending: BTreeMap::new(),
             strays: Strays::default(),
             draining: BTreeMap::new(),
+            starting: BTreeMap::new(),
             reopening: BTreeMap::new(),
             next_ticket: 0,
             next_record: None,
@@ -287,6 +301,7 @@ impl EventLoop {
                         Err(why) => self.fail(token, id, ErrorKind::System, why),
                     }
                 }
+                Report::Added { id } => self.announce_start(&id),
                 Report::Drained { id } => self.announce_end(&id),
                 Report::Lost { id, lines, why } => {
                     self.tell(&Event::LogLost { container_id: id, lines, error: why }, None);
@@ -306,6 +321,14 @@ impl EventLoop {
             }
         }
         self.strays.forget_before(self.pending.values().map(|p| p.call.begun).min());
+    }
+
+    /// Whether `pid` is a child that is something else already.
+    pub(crate) fn knows(&self, pid: i32) -> bool {
+        self.pause.is_some_and(|p| p.pid == pid)
+            || self.pending.contains_key(&pid)
+            || self.execs.values().any(|p| *p == pid)
+            || self.containers.values().any(|c| c.process.pid == pid && c.exit.is_none())
     }
 
     /// The end of a child that the OCI runtime has just told the pid of, if it ended before.
@@ -337,7 +360,22 @@ impl EventLoop {
         true
     }
 
+    /// Tells a start once the log file is there: who asked may look for it at once (the kubelet links to
+    /// it only if it exists).
+    pub(crate) fn announce_start_later(&mut self, id: &str, asker: (u64, u64), started: Started) {
+        let start = Start { asker, started, until: Instant::now() + OPEN_LIMIT };
+        self.starting.insert(id.to_owned(), start);
+    }
+
+    fn announce_start(&mut self, id: &str) {
+        let Some(Start { asker: (token, number), started, .. }) = self.starting.remove(id) else { return };
+        self.say(token, number, Reply::Started(started.clone()));
+        self.tell(&Event::ContainerStarted { container_id: id.to_owned(), started }, Some(token));
+    }
+
     fn announce_end(&mut self, id: &str) {
+        // In this order also where the log is late.
+        self.announce_start(id);
         if self.draining.remove(id).is_none() {
             return;
         }
@@ -377,6 +415,7 @@ impl EventLoop {
     fn next_deadline(&self) -> Option<Timespec> {
         let calls = self.pending.values().filter(|p| !p.call.timed_out).map(|p| p.call.deadline);
         let others = self.shutdown.map(|s| s.2).into_iter().chain(self.next_record);
+        let others = others.chain(self.starting.values().map(|s| s.until));
         let next = calls.chain(self.draining.values().copied()).chain(others).min()?;
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up by a little, so that the deadline is over when it wakes.
@@ -389,6 +428,11 @@ impl EventLoop {
         for pending in self.pending.values_mut().filter(|p| p.call.deadline <= now && !p.call.timed_out) {
             pending.call.timed_out = true;
             kill_tree(pending.call.pid);
+        }
+        let late: Vec<String> =
+            self.starting.iter().filter(|(_, s)| s.until <= now).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.announce_start(&id);
         }
         let over: Vec<String> =
             self.draining.iter().filter(|(_, until)| **until <= now).map(|(id, _)| id.clone()).collect();

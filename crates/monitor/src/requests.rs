@@ -7,9 +7,7 @@ use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
 use crate::spawn::Streams;
-use gantry_monitor_api::{
-    ErrorKind, Event, ExecRequest, Process, Reply, Request, StartRequest, Started, VERSION,
-};
+use gantry_monitor_api::{ErrorKind, ExecRequest, Process, Reply, Request, StartRequest, Started, VERSION};
 use gantry_sys::pidfd;
 use std::fs::File;
 use std::io::pipe;
@@ -274,24 +272,21 @@ impl EventLoop {
         let started = Started { process, started_at: call.started_at };
         match purpose {
             Purpose::Start { request, oom, stdin, output } => {
-                let request = *request;
-                if let Ok(logs) = self.logs() {
-                    logs.add(&request.container_id, output.stdout, Some(output.stderr), request.log_path);
-                }
+                let StartRequest { container_id, bundle, log_path, .. } = *request;
                 let container = Container {
                     process,
-                    bundle: request.bundle,
+                    bundle,
                     started_at: call.started_at,
                     oom,
                     _stdin: stdin,
                     exit: None,
                     unwritten: false,
                 };
-                self.containers.insert(request.container_id.clone(), container);
-                let event =
-                    Event::ContainerStarted { container_id: request.container_id, started: started.clone() };
-                self.say(token, id, Reply::Started(started));
-                self.tell(&event, Some(token));
+                self.containers.insert(container_id.clone(), container);
+                self.announce_start_later(&container_id, (token, id), started);
+                if let Ok(logs) = self.logs() {
+                    logs.add(&container_id, output.stdout, Some(output.stderr), log_path);
+                }
                 match ended {
                     Some(end) => {
                         self.child_ended(pid, end);
@@ -337,7 +332,7 @@ impl EventLoop {
         }
         let pid = call.started_pid().map_err(|why| (ErrorKind::Runtime, why))?;
         let ended = self.claim_stray(pid, call.begun);
-        if ended.is_none() && !is_child(pid) {
+        if self.knows(pid) || (ended.is_none() && !is_child(pid)) {
             let message = format!("the OCI runtime named process {pid}, which is none that it started");
             return Err((ErrorKind::Runtime, message));
         }

@@ -2,14 +2,18 @@
 //! second thread, with nothing of the monitor's own state in the child.
 
 use nix::errno::Errno;
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn, posix_spawnp};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
-/// All that the runtime sees of the host's environment.
+/// All that the runtime sees of an environment.
 const ENVIRONMENT: [&CStr; 1] = [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+
+/// Where a runtime without a path is looked for; the monitor itself has no environment.
+const PROGRAMS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Standard streams of what the runtime starts.
 #[derive(Debug)]
@@ -56,12 +60,14 @@ pub(crate) fn spawn(
     for (fd, number) in [(&streams.stdin, 0), (&streams.stdout, 1), (&streams.stderr, 2)] {
         actions.add_dup2(fd.as_raw_fd(), number).map_err(failed)?;
     }
-    let pid = if program.contains('/') {
-        posix_spawn(program, &actions, &attributes, &argv, &ENVIRONMENT)
-    } else {
-        let name = CString::new(program).map_err(|_| format!("run {program}: not a name"))?;
-        posix_spawnp(&name, &actions, &attributes, &argv, &ENVIRONMENT)
+    let found = match program.contains('/') {
+        true => PathBuf::from(program),
+        false => {
+            let mut places = PROGRAMS.iter().map(|dir| Path::new(dir).join(program));
+            places.find(|path| path.is_file()).ok_or_else(|| failed(Errno::ENOENT))?
+        }
     };
+    let pid = posix_spawn(&found, &actions, &attributes, &argv, &ENVIRONMENT);
     let pid = pid.map_err(failed)?.as_raw();
     reset_oom_score(pid);
     Ok(pid)

@@ -84,6 +84,9 @@ impl Sink {
             self.unreported += count;
             return;
         }
+        if self.unmarked > 0 {
+            self.waiting.extend(marker(std::mem::take(&mut self.unmarked), &self.why));
+        }
         self.waiting.extend_from_slice(lines);
         self.write_out();
     }

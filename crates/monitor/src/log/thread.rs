@@ -56,6 +56,8 @@ enum Order {
 /// What the thread has to say.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// The log of a new container is there, or cannot be opened, which its losses will tell.
+    Added { id: String },
     /// The log of a reopen request is open, or why not.
     Reopened { ticket: u64, result: Result<(), String> },
     /// What a container had written when it ended is in its log.
@@ -250,6 +252,7 @@ impl Worker {
                 for (fd, stream) in outputs {
                     self.watch(&id, fd, stream);
                 }
+                self.report(Report::Added { id });
             }
             Order::Reopen { id, ticket } => {
                 let result = match self.logs.get_mut(&id) {
