@@ -60,9 +60,12 @@ e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=nam
 demo: build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh
 
-install: build ## install the programs below PREFIX (/usr/local)
+install: build ## install programs, systemd unit and documents below PREFIX (/usr/local)
 	install -D -m 0755 target/dist/gantry $(DESTDIR)$(PREFIX)/bin/gantry
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/gantry target/dist/gantry-monitor target/dist/gantry-runtime
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|g' deploy/gantry.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/gantry.service
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/gantry README.md docs/*.md
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -68,8 +68,8 @@ pub struct Options {
     pub log_level: Option<String>,
     /// Default `text`.
     pub log_format: Option<LogFormat>,
-    /// Directory of `gantry-monitor` and `gantry-runtime`. Default: beside the `gantry` program, then
-    /// `/usr/libexec/gantry`.
+    /// Directory of `gantry-monitor` and `gantry-runtime`. Default: that of the `gantry` program, then
+    /// `../libexec/gantry` from there, then `/usr/libexec/gantry`.
     pub helper_dir: Option<PathBuf>,
     /// Main registries.conf. Default `/etc/containers/registries.conf`.
     pub registries_conf: Option<PathBuf>,

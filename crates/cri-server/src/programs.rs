@@ -3,8 +3,11 @@
 use gantry_pod_sandbox::{Error, Kind, Result};
 use std::path::{Path, PathBuf};
 
-/// Installed place of the helper programs.
+/// Where distributions install helper programs.
 const LIBEXEC: &str = "/usr/libexec/gantry";
+
+/// Where `make install` puts them, seen from the directory of the `gantry` program.
+const BESIDE_BIN: &str = "../libexec/gantry";
 
 /// The helper programs.
 #[derive(Debug)]
@@ -14,13 +17,14 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Looks in `helper_dir`, or beside this program and in the installed place.
+    /// Looks in `helper_dir`, or beside this program and in the places of an installation.
     pub(crate) fn find(helper_dir: Option<&Path>) -> Result<Self> {
         let dirs: Vec<PathBuf> = match helper_dir {
             Some(dir) => vec![dir.to_owned()],
             None => {
                 let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
-                beside.into_iter().chain([LIBEXEC.into()]).collect()
+                let installed = beside.as_ref().map(|dir| dir.join(BESIDE_BIN));
+                beside.into_iter().chain(installed).chain([LIBEXEC.into()]).collect()
             }
         };
         let find = |name: &str| dirs.iter().map(|d| d.join(name)).find(|p| p.is_file());
