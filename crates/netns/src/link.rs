@@ -2,12 +2,15 @@
 
 use crate::{Error, Result, Subnet};
 use futures::TryStreamExt as _;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteAddress;
 use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -122,7 +125,14 @@ impl Netlink {
             .up()
             .build();
         let added = self.handle.link().add(pair).execute().await;
-        added.map_err(|e| Error::failed(format!("add veth {host} with {inside} in the pod"), e))
+        added.map_err(|e| Error::failed(format!("add veth {host} with {inside} in the pod"), e))?;
+        // Where bridged packets pass the firewall (br_netfilter), a pod that calls its own host port is
+        // answered on the port that it called from.
+        let missing = || Error::failed(format!("link {host}"), "it went away while it was made");
+        let index = self.find(host).await?.ok_or_else(missing)?.index;
+        let port = LinkBridgePort::new(index).hairpin(true).build();
+        let set = self.handle.link().set_port(port).execute().await;
+        set.map_err(|e| Error::failed(format!("set up bridge port {host}"), e))
     }
 
     /// Brings a link of that name up and returns its index.
@@ -197,7 +207,10 @@ pub(crate) async fn watch_removals(gone: impl Fn(&str) + Send + 'static) -> Resu
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
             if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload {
-                gone(&parse(&link).name);
+                // A link that leaves its bridge is told in the bridge's family; it is still there.
+                if link.header.interface_family == AddressFamily::Unspec {
+                    gone(&parse(&link).name);
+                }
             }
         }
     });
