@@ -24,11 +24,17 @@ impl Crictl {
     /// Runs crictl with `args`.
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Output {
+        run(&mut self.command(args))
+    }
+
+    /// crictl with `args`, to be run otherwise.
+    pub fn command(&self, args: &[&str]) -> Command {
         let socket = format!("unix://{}", self.socket.display());
         let mut command = Command::new(&self.program);
         command.args(["--config", "/dev/null", "--timeout", "60s"]);
         command.args(["--runtime-endpoint", &socket, "--image-endpoint", &socket]);
-        run(command.args(args))
+        command.args(args);
+        command
     }
 
     /// Runs crictl with `args`, which succeeds; what it printed.

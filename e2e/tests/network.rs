@@ -3,7 +3,7 @@
 use gantry_e2e::{BUSYBOX, Crictl, Stage, free_port, wait_file};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 
 /// Serves `page` on port 80; answers once the line "listening" is logged.
 fn server(page: &str) -> String {
@@ -58,6 +58,45 @@ fn pods_talk_and_publish_ports() {
         crictl.remove_all();
         std::fs::remove_file(&log).unwrap();
     }
+    daemon.end();
+    stage.end();
+}
+
+#[test]
+fn udp_ports_are_published_too() {
+    let stage = Stage::new();
+    let daemon = stage.daemon("d").builtin_network().start();
+    let crictl = daemon.crictl();
+    crictl.ok(&["pull", BUSYBOX]);
+    let port = free_port();
+    let ports = json!({"port_mappings": [{"protocol": 1, "container_port": 5353, "host_port": port}]});
+    let pod = stage.network_pod("p", ports);
+    let pod_id = crictl.runp("", &pod);
+    let id = crictl.start(&pod_id, &stage.container("c", "exec sleep 1000", json!({})), &pod);
+    let pid = crictl.json(&["inspect", &id])["info"]["pid"].as_u64().unwrap();
+    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    // busybox has no UDP server: a thread of this test is one, in the pod's network.
+    let (tell, told) = std::sync::mpsc::channel();
+    let echo = std::thread::spawn(move || {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&netns), Some(LinkNameSpaceType::Network))
+            .unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+        tell.send(()).unwrap();
+        let mut buffer = [0; 64];
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        socket.send_to(&buffer[..length], from).unwrap();
+    });
+    told.recv().unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(gantry_e2e::LIMIT)).unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    client.send(b"there and back").unwrap();
+    let mut buffer = [0; 64];
+    let length = client.recv(&mut buffer).expect("an answer from the published port");
+    assert_eq!(&buffer[..length], b"there and back");
+    echo.join().unwrap();
+    crictl.remove_all();
     daemon.end();
     stage.end();
 }
