@@ -1,6 +1,6 @@
 //! The local API: what the command line needs beyond the CRI.
 
-use crate::code::image_status;
+use crate::code::{image_status, status};
 use gantry_cri_api::local::v1;
 use gantry_cri_api::local::v1::local_server::Local;
 use gantry_image_store::{ImportSource, LayerState, Progress, ProgressSender, Realm};
@@ -80,6 +80,13 @@ impl Local for LocalApi {
             let _gone = tell.send(last).await;
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(told))))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
+        let id = request.into_inner().container_id;
+        let ended = self.engine.wait_container(Realm::Local, &id).await;
+        let exit_code = ended.map_err(|e| status("Wait", &e))?;
+        Ok(Response::new(v1::WaitResponse { exit_code }))
     }
 
     async fn doctor(

@@ -83,12 +83,13 @@ fn pick(what: &str, wanted: &str, all: &[(String, String)]) -> Result<Option<Str
     }
     let by_name = |pair: &(String, String)| pair.1 == wanted;
     let by_prefix = |pair: &(String, String)| pair.0.starts_with(wanted);
-    let tests: [&dyn Fn(&(String, String)) -> bool; 2] = [&by_name, &by_prefix];
-    for test in tests {
-        let found: Vec<&String> = all.iter().filter(|p| test(p)).map(|(id, _)| id).collect();
+    let found = |test: &dyn Fn(&(String, String)) -> bool| -> Vec<String> {
+        all.iter().filter(|p| test(p)).map(|(id, _)| id.clone()).collect()
+    };
+    for found in [found(&by_name), found(&by_prefix)] {
         match found.as_slice() {
             [] => {}
-            [id] => return Ok(Some((*id).clone())),
+            [id] => return Ok(Some(id.clone())),
             [first, second, ..] => {
                 bail!("{wanted:?} is ambiguous: {what}s {first} and {second} go by it; give more of the id");
             }

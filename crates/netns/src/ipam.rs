@@ -16,7 +16,7 @@ pub struct Subnet {
 const OWN_PREFIX: u8 = 20;
 
 /// First subnet of the pool that Gantry picks from, 10.88.0.0/13.
-const POOL: u32 = 10 << 24 | 88 << 16;
+const POOL: u32 = (10 << 24) | (88 << 16);
 
 /// Number of subnets in the pool.
 const POOL_SIZE: u32 = 1 << (OWN_PREFIX - 13);
@@ -58,7 +58,7 @@ impl Subnet {
     /// The first subnet of the pool, beginning with the `number`-th, that overlaps nothing in `taken`.
     pub(crate) fn pick(number: u32, taken: &[(Ipv4Addr, u8)]) -> Option<Self> {
         let candidate = |i: u32| Self {
-            base: Ipv4Addr::from(POOL + ((number + i) % POOL_SIZE << (32 - OWN_PREFIX))),
+            base: Ipv4Addr::from(POOL + (((number + i) % POOL_SIZE) << (32 - OWN_PREFIX))),
             prefix_len: OWN_PREFIX,
         };
         (0..POOL_SIZE).map(candidate).find(|s| !taken.iter().any(|(ip, len)| s.overlaps(*ip, *len)))

@@ -87,10 +87,11 @@ impl BuiltinNetwork {
         let inner = &self.inner;
         let turn = inner.turn(&request.pod_id);
         let _turn = turn.lock().await;
-        if let Some(record) = inner.state().attachments.get(&request.pod_id) {
-            if record.complete && record.attachment.ports == request.ports {
-                return Ok(record.attachment.clone());
-            }
+        if let Some(record) = inner.state().attachments.get(&request.pod_id)
+            && record.complete
+            && record.attachment.ports == request.ports
+        {
+            return Ok(record.attachment.clone());
         }
         // An attempt that was cut off, or other ports: begin anew.
         inner.take_back(&request.pod_id).await?;
@@ -146,10 +147,10 @@ impl BuiltinNetwork {
                 Err(error) => report.failures.push(format!("pod {pod_id}: {error}")),
             }
         }
-        if !self.list().is_empty() {
-            if let Err(error) = self.inner.bridge(&self.inner).await {
-                report.failures.push(error.to_string());
-            }
+        if !self.list().is_empty()
+            && let Err(error) = self.inner.bridge(&self.inner).await
+        {
+            report.failures.push(error.to_string());
         }
         for failure in &report.failures {
             tracing::error!(failure, "network not recovered");

@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Running calls by key. A call runs on a task of its own: a caller that goes away does not end it.
 pub(crate) struct Flights<K, T: Clone> {
-    running: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, Result<T>>>>>>,
+    running: Arc<Mutex<HashMap<K, Call<T>>>>,
 }
+
+/// A running call that any number of callers wait for.
+type Call<T> = Shared<BoxFuture<'static, Result<T>>>;
 
 impl<K, T> Flights<K, T>
 where

@@ -302,7 +302,7 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         ("working_dir: \"srv\" must be an absolute path", |c| c.container.working_dir = "srv".into()),
         ("envs[A=B]", |c| c.container.envs = vec![v1::KeyValue { key: "A=B".into(), value: "1".into() }]),
         ("envs[A]: the value is not UTF-8", |c| {
-            c.container.envs = vec![v1::KeyValue { key: "A".into(), value: vec![0xff].into() }];
+            c.container.envs = vec![v1::KeyValue { key: "A".into(), value: vec![0xff] }];
         }),
         ("image config.Env", |c| c.image.env.push("A=\0".into())),
         ("add_capabilities: \"FLY\"", |c| {
@@ -359,7 +359,7 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
             }];
         }),
         ("resources.memory_limit_in_bytes: 1000 is too small", |c| {
-            c.resources().memory_limit_in_bytes = 1000
+            c.resources().memory_limit_in_bytes = 1000;
         }),
         ("resources.memory_swap_limit_in_bytes", |c| {
             c.resources().memory_limit_in_bytes = 1 << 20;

@@ -7,6 +7,7 @@
 pub mod bpf;
 mod error;
 pub mod fork;
+pub mod heap;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;

@@ -168,7 +168,7 @@ mod tests {
             let sub = dir.join(format!("sub{i}"));
             std::fs::create_dir(&sub).unwrap();
             std::fs::write(sub.join("file"), b"x").unwrap();
-            std::fs::set_permissions(&sub, std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(&sub, std::fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_contents(&dir).unwrap();
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);

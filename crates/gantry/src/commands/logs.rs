@@ -139,7 +139,9 @@ fn print(line: &[u8], timestamps: bool) -> Result<()> {
 }
 
 /// Time, stream, whether the line is whole, and its content.
-fn parse(line: &[u8]) -> Option<(&[u8], &[u8], bool, &[u8])> {
+type Line<'a> = (&'a [u8], &'a [u8], bool, &'a [u8]);
+
+fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut parts = line.strip_suffix(b"\n")?.splitn(4, |b| *b == b' ');
     let (time, stream, tag, content) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     Some((time, stream, tag == b"F", content))

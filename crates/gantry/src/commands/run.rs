@@ -5,6 +5,7 @@ use crate::cli::RunArgs;
 use crate::client::Client;
 use crate::{find, parse};
 use anyhow::{Context as _, Result, bail};
+use gantry_cri_api::local::v1::WaitRequest;
 use gantry_cri_api::v1::{self, NamespaceMode};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -82,17 +83,8 @@ async fn start(
 
 /// Waits for the end of a container; its exit code.
 async fn wait(client: &mut Client, id: &str) -> Result<i32> {
-    let mut pause = std::time::Duration::from_millis(5);
-    loop {
-        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let status = client.runtime.container_status(request).await?.into_inner().status.unwrap_or_default();
-        if status.state == i32::from(v1::ContainerState::ContainerExited) {
-            return Ok(status.exit_code);
-        }
-        // The CRI has no call that waits for an end; the daemon's answer comes from memory.
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_millis(200));
-    }
+    let request = WaitRequest { container_id: id.to_owned() };
+    Ok(client.local.wait(request).await.context("wait for the container")?.into_inner().exit_code)
 }
 
 async fn remove(client: &mut Client, pod: &str, own_pod: bool, container: &str) -> Result<()> {

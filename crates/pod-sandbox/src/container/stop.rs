@@ -31,6 +31,16 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Waits until a container has ended (or was never started); its exit code.
+    pub async fn wait_container(&self, realm: Realm, id: &str) -> Result<i32> {
+        let container = self.inner.container(realm, id)?;
+        container.wait_exited().await;
+        let code = container.record().exit_code;
+        Ok(code)
+    }
+}
+
 impl Inner {
     /// Not under the container's operation lock: a second stop with a shorter grace, or a removal,
     /// must not wait behind a first one with a long grace.

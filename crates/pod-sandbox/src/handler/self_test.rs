@@ -64,10 +64,10 @@ pub(super) fn run(
             })
             .collect()
     });
-    if now != known {
-        if let Err(error) = write_json(&cache, &now) {
-            tracing::warn!(%error, "verdicts on handlers are not kept; they will be tested again");
-        }
+    if now != known
+        && let Err(error) = write_json(&cache, &now)
+    {
+        tracing::warn!(%error, "verdicts on handlers are not kept; they will be tested again");
     }
     now.into_iter().map(|(name, known)| (name, known.verdict)).collect()
 }

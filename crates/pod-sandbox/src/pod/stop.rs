@@ -101,13 +101,11 @@ impl Inner {
             return;
         }
         let alive = pod.monitor().is_some_and(|m| !m.process().has_exited());
-        if alive {
-            if let Ok((monitor, hello)) = Monitor::connect(&pod.dir, self.notices(&pod.id)).await {
-                tracing::warn!(pod = %pod.id, "connection to the monitor was lost and made anew");
-                pod.set_monitor(Some(monitor));
-                self.adopt(&pod, &hello).await;
-                return;
-            }
+        if alive && let Ok((monitor, hello)) = Monitor::connect(&pod.dir, self.notices(&pod.id)).await {
+            tracing::warn!(pod = %pod.id, "connection to the monitor was lost and made anew");
+            pod.set_monitor(Some(monitor));
+            self.adopt(&pod, &hello).await;
+            return;
         }
         pod.set_monitor(None);
         self.pod_died(&pod, MONITOR_LOST);
