@@ -99,14 +99,17 @@ impl Local for LocalApi {
             .iter()
             .map(|handler| v1::DoctorCheck {
                 name: format!("runtime {}", handler.name()),
-                ok: handler.broken().is_none(),
-                message: match handler.broken() {
-                    None => format!("{} passed its self-test", handler.path().display()),
-                    Some(why) => format!("{}: {why}", handler.path().display()),
+                ok: handler.broken().is_none() || !handler.is_configured(),
+                message: match (handler.broken(), handler.is_configured()) {
+                    (None, _) => format!("{} passed its self-test", handler.path().display()),
+                    (Some(why), true) => format!("{}: {why}", handler.path().display()),
+                    (Some(why), false) => format!("{} is here but not usable: {why}", handler.path().display()),
                 },
                 remedy: match handler.broken() {
-                    None => String::new(),
-                    Some(_) => "pods that name this handler are refused; repair or remove it".into(),
+                    Some(_) if handler.is_configured() => {
+                        "pods that name this handler are refused; repair it or take it out of the configuration".into()
+                    }
+                    _ => String::new(),
                 },
             })
             .collect();

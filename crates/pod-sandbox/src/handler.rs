@@ -43,12 +43,21 @@ pub struct Handler {
     systemd_cgroup: bool,
     /// `None` when it works, else why it does not.
     broken: Option<String>,
+    /// The configuration names it; otherwise it was found on the node.
+    configured: bool,
 }
 
 impl Handler {
     fn new(name: &str, path: &Path, systemd_cgroup: bool) -> Result<Self> {
         let sealed = (name == EMBEDDED).then(|| memfd::seal_program(path)).transpose()?;
-        Ok(Self { name: name.into(), path: path.into(), sealed, systemd_cgroup, broken: None })
+        Ok(Self {
+            name: name.into(),
+            path: path.into(),
+            sealed,
+            systemd_cgroup,
+            broken: None,
+            configured: false,
+        })
     }
 
     /// Its name, as pods ask for it.
@@ -64,6 +73,11 @@ impl Handler {
     /// Why it does not work on this host, as its self-test found; `None` when it does.
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// Whether the configuration names it (then a broken one is a fault of the node).
+    pub fn is_configured(&self) -> bool {
+        self.configured
     }
 
     /// Program and global options: state under `root`, errors as JSON lines in `log`.
@@ -110,7 +124,9 @@ impl Handlers {
         let mut all = BTreeMap::new();
         for (name, path) in &paths {
             check_name(name)?;
-            all.insert(name.clone(), Handler::new(name, path, config.systemd_cgroup)?);
+            let mut handler = Handler::new(name, path, config.systemd_cgroup)?;
+            handler.configured = config.named.contains_key(name) || config.default == *name;
+            all.insert(name.clone(), handler);
         }
         let verdicts = self_test::run(&all, monitor, scratch);
         for (name, verdict) in verdicts {
@@ -200,6 +216,7 @@ mod tests {
                 sealed: None,
                 systemd_cgroup: false,
                 broken: broken.map(String::from),
+                configured: false,
             };
             ((*name).to_owned(), handler)
         };
