@@ -29,6 +29,7 @@ pub(crate) fn note(what: std::fmt::Arguments<'_>) {
 const SELF_TEST: i32 = 42;
 
 fn main() {
+    gantry_sys::heap::keep_small();
     match std::env::args().nth(1).as_deref() {
         None => {
             if let Err(error) = setup::run() {

@@ -87,8 +87,12 @@ impl Sink {
         if self.unmarked > 0 {
             self.waiting.extend(marker(std::mem::take(&mut self.unmarked), &self.why));
         }
-        self.waiting.extend_from_slice(lines);
-        self.write_out();
+        if self.waiting.is_empty() {
+            self.write_new(lines);
+        } else {
+            self.waiting.extend_from_slice(lines);
+            self.write_out();
+        }
     }
 
     /// Writes what waits, and after a loss a line that says so.
@@ -126,27 +130,45 @@ impl Sink {
         self.loss(true)
     }
 
+    /// Writes `lines` when nothing waits; what the file does not take waits then.
+    fn write_new(&mut self, lines: &[u8]) {
+        let (whole, begun) = self.write(lines, 0);
+        self.waiting.extend_from_slice(&lines[whole..]);
+        self.begun = begun;
+    }
+
     fn write_out(&mut self) {
-        let Some(file) = &mut self.file else { return };
-        let mut done = self.begun;
-        while done < self.waiting.len() {
-            match file.write(&self.waiting[done..]) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.why = reason(&e);
-                    break;
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let (whole, begun) = self.write(&waiting, self.begun);
+        self.begun = begun;
+        if whole < waiting.len() {
+            self.waiting = waiting;
+            self.waiting.drain(..whole);
+        }
+    }
+
+    /// Writes `lines` from `from` on. Returns how many bytes of whole lines are written now, and how many
+    /// of the line after them.
+    fn write(&mut self, lines: &[u8], from: usize) -> (usize, usize) {
+        let mut done = from;
+        if let Some(file) = &mut self.file {
+            while done < lines.len() {
+                match file.write(&lines[done..]) {
+                    Ok(0) => break,
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) => {
+                        self.why = reason(&e);
+                        break;
+                    }
                 }
             }
         }
-        let lines = self.waiting[..done].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        self.begun = done - lines;
-        self.waiting.drain(..lines);
-        if self.waiting.is_empty() {
-            // What a burst needed is given back.
-            self.waiting = Vec::new();
-        }
+        let whole = lines[..done].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        (whole, done - whole)
     }
 
     /// Takes the half of a line back that the file ends with: it will be written elsewhere, or never.

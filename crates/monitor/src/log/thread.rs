@@ -15,19 +15,23 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_
 /// Small: the buffers live on the heap.
 const STACK: usize = 64 << 10;
 
-/// Bytes read at once.
-const CHUNK: usize = 16 << 10;
+/// Bytes read at once, and bytes of lines written at once.
+const CHUNK: usize = 8 << 10;
 
 /// Most bytes that a pipe holds (`fs.pipe-max-size`): what a container wrote before it ended.
 const MAX_PIPE: usize = 1 << 20;
 
-/// Orders and reports that may wait: some for each of a hundred containers. Beyond, the thread hangs in
-/// a file system that has stalled, and nothing that needs a log is begun.
-const QUEUE: usize = 1024;
+/// Orders that may wait: some for each of a hundred containers. Beyond, the thread hangs in a file system
+/// that has stalled, and nothing that needs a log is begun.
+const ORDERS: usize = 1024;
+
+/// Reports that may wait before the thread does; the event thread never waits for this one. Their memory
+/// is taken at once.
+const REPORTS: usize = 32;
 
 /// Bytes that are turned into lines at once: were all of them newlines, their lines would be fifty times
 /// as long.
-const SLICE: usize = 1 << 10;
+const SLICE: usize = 256;
 
 /// Token of the wake-up in the thread's epoll set.
 const WAKE: u64 = u64::MAX;
@@ -86,7 +90,7 @@ impl LogThread {
         let (wake, reported) = (event()?, event()?);
         let (orders, inbox) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let (outbox, reports) = sync_channel(QUEUE);
+        let (outbox, reports) = sync_channel(REPORTS);
         let dup = |fd: &OwnedFd| fd.try_clone().map_err(|e| failed("dup", &e));
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("epoll", &e))?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
@@ -101,6 +105,7 @@ impl LogThread {
             logs: BTreeMap::new(),
             streams: BTreeMap::new(),
             next: 0,
+            lines: Vec::new(),
         };
         std::thread::Builder::new()
             .name("log".into())
@@ -136,7 +141,7 @@ impl LogThread {
 
     /// Whether the thread keeps up; `false` when it hangs in a file system that has stalled.
     pub(crate) fn keeps_up(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < QUEUE
+        self.waiting.load(Ordering::Relaxed) < ORDERS
     }
 
     /// Never waits. What is not bounded by [`Self::keeps_up`] is bounded by the number of containers.
@@ -183,6 +188,8 @@ struct Worker {
     logs: BTreeMap<String, Option<Sink>>,
     streams: BTreeMap<u64, Source>,
     next: u64,
+    /// Lines on their way from a stream to its log; kept for its memory.
+    lines: Vec<u8>,
 }
 
 impl Worker {
@@ -302,12 +309,14 @@ impl Worker {
     fn read(&mut self, token: u64, buffer: &mut [u8], limit: usize) {
         let Some(source) = self.streams.get_mut(&token) else { return };
         let mut sink = self.logs.get_mut(&source.id).and_then(Option::as_mut);
-        let mut lines = Vec::new();
+        let lines = &mut self.lines;
         let mut put = |lines: &mut Vec<u8>, count: u64| {
             if let (Some(sink), false) = (&mut sink, lines.is_empty()) {
                 sink.append(lines, count);
             }
             lines.clear();
+            // What a very long line needed is given back.
+            lines.shrink_to(2 * CHUNK);
         };
         let mut left = limit;
         let ended = loop {
@@ -319,19 +328,19 @@ impl Worker {
                     left = left.saturating_sub(n);
                     let mut count = 0;
                     for slice in buffer[..n].chunks(SLICE) {
-                        count += source.lines.take(slice, &mut lines);
+                        count += source.lines.take(slice, lines);
                         if lines.len() >= CHUNK {
-                            put(&mut lines, std::mem::take(&mut count));
+                            put(lines, std::mem::take(&mut count));
                         }
                     }
-                    put(&mut lines, count);
+                    put(lines, count);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break false,
                 // The end; a terminal whose other side is closed answers EIO.
                 Ok(_) | Err(_) => {
-                    let count = source.lines.end(&mut lines);
-                    put(&mut lines, count);
+                    let count = source.lines.end(lines);
+                    put(lines, count);
                     break true;
                 }
             }

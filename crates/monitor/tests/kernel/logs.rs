@@ -238,3 +238,25 @@ fn the_output_of_a_dead_containers_children_does_not_hold_its_exit_back() {
     assert_eq!(pod.ear.exited("c").exit_code, 2);
     assert!(std::fs::read_to_string(pod.dir.join("c/0.log")).unwrap().contains(" stdout F first\n"));
 }
+
+#[test]
+fn a_file_system_that_stalls_holds_no_exit_and_no_session_back() {
+    let pod = Pod::new();
+    // To open a fifo for writing takes a reader: like a file system that does not answer.
+    let path = pod.dir.join("stalled");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let mut request = pod.bundle("c", "echo lost; exit 4", |_| {});
+    request.log_path = Some(path.clone());
+    pod.start_with(request);
+    assert_eq!(pod.ear.exited("c").exit_code, 4);
+    // What comes after it is started, heard of, and ends, too.
+    assert_eq!(pod.run("d", "echo here; exit 5").exit_code, 5);
+    let mut reader = std::fs::OpenOptions::new().read(true).open(&path).unwrap();
+    // The file system answers again: what was written before is there.
+    let mut line = [0; 48];
+    std::io::Read::read_exact(&mut reader, &mut line).unwrap();
+    assert!(line.ends_with(b"stdout F lost\n") || String::from_utf8_lossy(&line).contains(" stdout F lost"));
+    let reply = pod.ear.ask(&Request::ReopenLog { container_id: "d".into() });
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    assert_eq!(pod.log("d"), ["stdout F here"]);
+}

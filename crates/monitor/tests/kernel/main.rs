@@ -1,4 +1,6 @@
 //! The monitor against the kernel and a real OCI runtime: as root, with runc and a static busybox.
+//!
+//! `GANTRY_MONITOR=<file>` tests the static program as it is shipped (`make monitor`) instead of cargo's.
 
 mod escape;
 mod exec;
@@ -6,3 +8,4 @@ mod failures;
 mod lifecycle;
 mod logs;
 mod pod;
+mod shipped;

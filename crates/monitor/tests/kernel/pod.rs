@@ -130,13 +130,17 @@ pub(crate) struct Pod {
 pub(crate) const NETWORKED: Namespaces = Namespaces { net: true, ipc: true, uts: true, pid: false };
 pub(crate) const SHARED_PIDS: Namespaces = Namespaces { net: true, ipc: true, uts: true, pid: true };
 
+/// The program under test: `GANTRY_MONITOR` names the static one, as it is shipped; else cargo's.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("GANTRY_MONITOR").map_or(env!("CARGO_BIN_EXE_gantry-monitor").into(), PathBuf::from)
+}
+
 /// A monitor that waits for its set-up, and the pod's directory.
 pub(crate) fn spawn_monitor() -> (Client, Child, PathBuf) {
     static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     assert!(rustix::process::geteuid().is_root(), "these tests make namespaces: run them as root");
-    let program =
-        PROGRAM.get_or_init(|| memfd::seal_program(Path::new(env!("CARGO_BIN_EXE_gantry-monitor"))).unwrap());
+    let program = PROGRAM.get_or_init(|| memfd::seal_program(&program()).unwrap());
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let dir = std::env::temp_dir().join(format!("gantry-monitor-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
