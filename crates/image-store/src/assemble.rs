@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 /// Where the blobs of an image come from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Registry(Session),
+    Registry(Box<Session>),
     Archive(Blobs),
 }
 
@@ -83,15 +83,14 @@ pub(crate) async fn assemble(
     let stack = stack(&manifest.layers, &config.diff_ids);
     // Keeps what the first round brought while a second one runs.
     let mut rounds = Vec::new();
-    let layers = loop {
+    let (layers, _flights) = loop {
         let mut round = Round::default();
-        let result = round.run(&inner, &source, &stack, &progress).await;
-        match result {
+        match round.run(&inner, &source, &stack, &progress).await {
             Err(_) if rounds.is_empty() && round.was_let_down() => rounds.push(round),
-            result => break result?,
+            result => break (result?, round.flights),
         }
     };
-    Ok(Arc::new(Complete { id, config, config_bytes, manifest: document, layers }))
+    Ok(Arc::new(Complete { id, config, config_bytes, manifest: document, layers, _flights }))
 }
 
 fn waiting(blob: &Blob) -> LayerProgress {

@@ -8,6 +8,7 @@ use crate::content::document::Config;
 use crate::digest::Digest;
 use crate::disk::records::{self, Ref};
 use crate::disk::{Disk, Staged};
+use crate::flight::Flight;
 use crate::layer::LayerHandle;
 use crate::names::reference::Reference;
 use crate::state::{Garbage, ImageEntry, Shared, State};
@@ -26,6 +27,8 @@ pub(crate) struct Complete {
     pub(crate) manifest: (Digest, Vec<u8>),
     /// Lowest first.
     pub(crate) layers: Vec<Arc<LayerHandle>>,
+    /// Where the layers came from: as long as these are held, other pulls join them.
+    pub(crate) _flights: Vec<Flight<Arc<LayerHandle>>>,
 }
 
 /// Names that an image gets, and how they lead to it.

@@ -106,9 +106,12 @@ async fn bring(
     };
     let source = Arc::new(Source::Registry(session));
     let order = Order { source, document: (resolved, document), manifest };
-    let image = content(inner, &order, progress).await?;
+    // Held until the image is published: whoever comes meanwhile joins it.
+    let (image, flight) = content(inner, &order, progress).await?;
     let inner = Arc::clone(inner);
-    run_blocking(move || inner.publisher.publish(realm, &image, &names)).await
+    let published = run_blocking(move || inner.publisher.publish(realm, &image, &names)).await;
+    drop(flight);
+    published
 }
 
 /// Follows indexes down to the manifest for this machine. The manifest itself is only given back when
@@ -154,17 +157,21 @@ async fn name_known(inner: &Arc<Inner>, realm: Realm, known: Ref, names: Names) 
 
 /// The content of an image, together with whoever else wants it. Work that somebody else had begun and
 /// that failed is begun again once: their permission may have been to blame.
-async fn content(inner: &Arc<Inner>, order: &Order, progress: &ProgressSender) -> Result<Arc<Complete>> {
+async fn content(
+    inner: &Arc<Inner>,
+    order: &Order,
+    progress: &ProgressSender,
+) -> Result<(Arc<Complete>, Flight<Arc<Complete>>)> {
     let mut again = true;
     loop {
         let news = watch::Sender::new(Progress::default());
         let joined = inner.images.join(order.document.0.as_str(), news, |news| {
             assemble(Arc::clone(inner), order.clone(), (*news).clone())
         });
-        let result = watched(joined.flight, &joined.news, progress).await;
+        let result = watched(joined.flight.clone(), &joined.news, progress).await;
         match result {
             Err(_) if !joined.started && again => again = false,
-            result => return result,
+            result => return result.map(|image| (image, joined.flight)),
         }
     }
 }

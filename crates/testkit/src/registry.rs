@@ -44,6 +44,8 @@ pub enum Fault {
     Endless(u16),
     /// Ranges are ignored.
     NoRanges,
+    /// As [`Fault::Truncate`], with ranges ignored then and later.
+    TruncateNoRanges(usize, usize),
 }
 
 /// Holds a response back until it is opened; says when somebody waits at it.
@@ -288,7 +290,10 @@ fn take_fault(faults: &mut HashMap<String, Fault>, path: &str) -> Option<Fault> 
         Fault::Status(_, times) | Fault::Truncate(_, times) if *times <= 1 => {
             faults.remove(&key);
         }
-        Fault::Status(_, times) | Fault::Truncate(_, times) => *times -= 1,
+        Fault::TruncateNoRanges(_, times) if *times <= 1 => *fault = Fault::NoRanges,
+        Fault::Status(_, times) | Fault::Truncate(_, times) | Fault::TruncateNoRanges(_, times) => {
+            *times -= 1;
+        }
         _ => {}
     }
     Some(taken)
@@ -299,7 +304,8 @@ fn deliver(document: Document, fault: Option<Fault>, range: &str, head: bool) ->
     let mut bytes = document.bytes;
     let total = bytes.len();
     let start = range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')).and_then(|s| s.parse().ok());
-    let start: usize = if matches!(fault, Some(Fault::NoRanges)) { 0 } else { start.unwrap_or(0) };
+    let ranges = !matches!(fault, Some(Fault::NoRanges | Fault::TruncateNoRanges(..)));
+    let start: usize = if ranges { start.unwrap_or(0) } else { 0 };
     if start > 0 && start >= total {
         return plain(StatusCode::RANGE_NOT_SATISFIABLE, Vec::new());
     }
@@ -309,7 +315,7 @@ fn deliver(document: Document, fault: Option<Fault>, range: &str, head: bool) ->
     let mut cut = false;
     match fault {
         Some(Fault::WrongBytes) => bytes.iter_mut().take(1).for_each(|b| *b ^= 0xff),
-        Some(Fault::Truncate(at, _)) => {
+        Some(Fault::Truncate(at, _) | Fault::TruncateNoRanges(at, _)) => {
             bytes.truncate(at);
             cut = true;
         }

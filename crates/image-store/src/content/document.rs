@@ -276,7 +276,7 @@ mod tests {
             (
                 with(|v| {
                     v["layers"][0]["mediaType"] =
-                        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted".into()
+                        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted".into();
                 }),
                 ErrorKind::Unsupported,
             ),

@@ -292,7 +292,7 @@ impl Extended {
             "uid" => self.uid = Some(number()?),
             "gid" => self.gid = Some(number()?),
             "mtime" => {
-                self.mtime = Some(parse_time(text()?).ok_or_else(|| malformed("PAX mtime is no time"))?)
+                self.mtime = Some(parse_time(text()?).ok_or_else(|| malformed("PAX mtime is no time"))?);
             }
             _ if key.starts_with("GNU.sparse.") => {
                 return Err(TarError::Unsupported(

@@ -2,6 +2,7 @@
 //! (distribution, "Token Authentication Specification" and "Oauth2 Token Authentication").
 
 use super::transport::{Scheme, chain};
+use crate::names::registries::Endpoint;
 use crate::{Credentials, Error, Result};
 use base64::Engine;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
@@ -74,11 +75,12 @@ struct Answer {
 pub(super) async fn authorize(
     http: &reqwest::Client,
     scheme: Scheme,
-    repository: &str,
+    endpoint: &Endpoint,
     credentials: Option<&Credentials>,
     headers: &HeaderMap,
 ) -> Result<Authorization> {
-    let object = || format!("repository {repository}");
+    let Endpoint { host, repository, .. } = endpoint;
+    let object = || format!("{host}/{repository}");
     let denied = |reason: String| Error::Unauthorized { object: object(), reason };
     let challenges: Vec<Challenge> =
         headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()).flat_map(parse).collect();

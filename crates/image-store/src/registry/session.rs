@@ -230,9 +230,8 @@ impl Session {
         let layer = LayerDescriptor { digest: blob.digest.as_str(), urls: &nowhere };
         let reference = self.reference(&blob.digest);
         let call = client.pull_blob_stream_partial(&reference, &layer, offset, None);
-        let answer = match tokio::time::timeout(self.limits.stall, call).await {
-            Err(_) => return Err(Failure::Passing(format!("no answer for {:?}", self.limits.stall))),
-            Ok(answer) => answer,
+        let Ok(answer) = tokio::time::timeout(self.limits.stall, call).await else {
+            return Err(Failure::Passing(format!("no answer for {:?}", self.limits.stall)));
         };
         match answer {
             Ok(BlobResponse::Full(stream)) => Ok((stream, 0)),
@@ -302,7 +301,7 @@ impl Session {
                 let answer = authorize(
                     &self.http,
                     self.scheme,
-                    &self.endpoint.repository,
+                    &self.endpoint,
                     self.credentials.as_ref(),
                     response.headers(),
                 );
