@@ -172,7 +172,7 @@ fn a_full_disk_drops_lines_says_how_many_and_blocks_nobody() {
         }
     }
     assert_eq!(next, 20_000, "every line is there or counted");
-    assert!(marked >= lost && marked > 10_000 && text.ends_with("stdout F after\n"), "{marked} {lost}");
+    assert!(marked >= lost && marked > 1_000 && text.ends_with("stdout F after\n"), "{marked} {lost}");
     // What the marker counts was told, too; events come once a second at most.
     while lost < marked {
         lost += pod.ear.event("the rest of the lost lines", |event| match event {
@@ -253,9 +253,9 @@ fn a_file_system_that_stalls_holds_no_exit_and_no_session_back() {
     assert_eq!(pod.run("d", "echo here; exit 5").exit_code, 5);
     let mut reader = std::fs::OpenOptions::new().read(true).open(&path).unwrap();
     // The file system answers again: what was written before is there.
-    let mut line = [0; 48];
+    let mut line = [0; 30 + " stdout F lost\n".len()];
     std::io::Read::read_exact(&mut reader, &mut line).unwrap();
-    assert!(line.ends_with(b"stdout F lost\n") || String::from_utf8_lossy(&line).contains(" stdout F lost"));
+    assert!(line.ends_with(b" stdout F lost\n"));
     let reply = pod.ear.ask(&Request::ReopenLog { container_id: "d".into() });
     assert!(matches!(reply, Reply::Done), "{reply:?}");
     assert_eq!(pod.log("d"), ["stdout F here"]);
