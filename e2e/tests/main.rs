@@ -8,6 +8,7 @@ mod crash;
 mod disk_full;
 mod exec;
 mod handlers;
+mod images;
 mod logs;
 mod network;
 mod pods;
