@@ -104,7 +104,7 @@ async fn bring(
         Some(manifest) => manifest,
         None => manifest_at(&name, &session, &resolved).await?,
     };
-    let source = Arc::new(Source::Registry(session));
+    let source = Arc::new(Source::Registry(Box::new(session)));
     let order = Order { source, document: (resolved, document), manifest };
     // Held until the image is published: whoever comes meanwhile joins it.
     let (image, flight) = content(inner, &order, progress).await?;

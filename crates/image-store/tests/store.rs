@@ -337,7 +337,7 @@ fn a_container_cannot_hinder_its_removal() {
     std::fs::create_dir_all(&locked).unwrap();
     std::fs::write(locked.join("file"), b"x").unwrap();
     for dir in [&locked, &snapshot.upper] {
-        std::fs::set_permissions(dir, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o000)).unwrap();
     }
     // Deeper than any path can name.
     let flags = rustix::fs::OFlags::DIRECTORY;
