@@ -23,7 +23,9 @@ host_state() {
   ip -o link | awk -F ': ' '{print "link", $2}'
   nft list ruleset | sed 's/^/nftables /'
   ls -d /run/gantry* /run/netns/* /var/lib/gantry /var/tmp/gantry-demo.* 2>/dev/null | sed 's/^/file /' || true
-  ps -e -o pid=,comm= | awk '$2 ~ /^(gantry|docker-registry)/ {print "process", $1, $2}'
+  # An orphan that has ended waits for the init process of the machine.
+  ps -e -o pid=,ppid=,stat=,comm= |
+    awk '$4 ~ /^(gantry|docker-registry)/ && !($2 == 1 && $3 ~ /^Z/) {print "process", $1, $4}'
 }
 
 before=$(host_state | sort)
@@ -37,7 +39,9 @@ cleanup() {
   trap - EXIT INT TERM
   set +e
   step "Cleaning up: pods, daemon, registry, files"
-  if [[ -n $daemon_pid ]] && kill -0 "$daemon_pid" 2>/dev/null; then
+  if [[ -n $daemon_pid ]]; then
+    # One that died leaves its pods running; another takes them over.
+    kill -0 "$daemon_pid" 2>/dev/null || start_daemon || status=1
     local pods
     mapfile -t pods < <(gantry pods --output json | jq -r '.. | .id? // empty')
     ((${#pods[@]} == 0)) || gantry rm --force "${pods[@]}" >/dev/null || status=1
@@ -65,12 +69,13 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # start NAME PATTERN COMMAND...: runs it in the background until it has printed a line with PATTERN,
-# which is left in $line; its output goes to $work/NAME.log. Its process id is left in $!.
+# which is left in $line; its output goes to $work/NAME.log. Its process id is left in $started.
 start() {
   local name=$1 pattern=$2 fd
   shift 2
   mkfifo "$work/$name.pipe"
-  "$@" >"$work/$name.pipe" 2>&1 &
+  # In a session of its own: ^C is for this script, which then ends it in its turn.
+  setsid "$@" >"$work/$name.pipe" 2>&1 &
   local pid=$!
   exec {fd}<"$work/$name.pipe"
   rm "$work/$name.pipe"
@@ -86,6 +91,12 @@ start() {
   echo "$name ended before it was ready:" >&2
   cat "$work/$name.log" >&2
   return 1
+}
+
+start_daemon() {
+  start daemon 'ready' "$dist/gantry" serve --root "$work/root" --run-dir "$work/run" \
+    --listen "unix://$work/gantry.sock" --local-listen "unix://$work/local.sock" --pid-file "$work/pid" || return
+  daemon_pid=$started
 }
 
 image=${DEMO_IMAGE:-}
