@@ -55,12 +55,12 @@ cleanup() {
   ((status == 0)) || { echo "the demo failed (status $status); end of the daemon's log:"; tail -n 25 "$work/daemon.log"; } >&2
   rm -rf --one-file-system "$work" || status=1
   local left
-  left=$(diff <(echo "$before") <(host_state | sort))
+  left=$(comm -13 <(echo "$before") <(host_state | sort))
   if [[ -n $left ]]; then
-    printf 'LEFT BEHIND (>) or missing (<) on this machine:\n%s\n' "$left" >&2
+    printf 'LEFT BEHIND on this machine:\n%s\n' "$left" >&2
     status=1
   else
-    echo "Mounts, control groups, links, firewall rules, files and processes are what they were before."
+    echo "Nothing is left behind: no mount, control group, link, firewall rule, file or process."
   fi
   exit "$status"
 }
