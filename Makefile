@@ -57,7 +57,7 @@ test: setup tools build-ci ## set everything up, then unit, integration and end-
 e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=name selects)
 	$(CARGO) test --locked --profile ci -p gantry-e2e --no-fail-fast -- --test-threads=1 $(T)
 
-demo: build-ci ## two pods, a page and a visitor, from an image in a local registry
+demo: setup build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh
 
 install: build ## install programs, systemd unit and documents below PREFIX (/usr/local)
