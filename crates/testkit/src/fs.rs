@@ -65,6 +65,14 @@ pub fn describe(root: &Path) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
     let mut inodes = BTreeMap::new();
     describe_into(root, Path::new("."), &mut lines, &mut inodes);
+    // A link count does not tell: names may lie outside of the tree, or hidden below an overlay.
+    for group in inodes.into_values().filter(|names: &Vec<String>| names.len() > 1) {
+        for name in &group {
+            lines
+                .entry(name.clone())
+                .and_modify(|line: &mut String| *line += &format!(" inode-of={}", group[0]));
+        }
+    }
     lines
 }
 
@@ -72,7 +80,7 @@ fn describe_into(
     root: &Path,
     path: &Path,
     lines: &mut BTreeMap<String, String>,
-    inodes: &mut BTreeMap<(u64, u64), String>,
+    inodes: &mut BTreeMap<(u64, u64), Vec<String>>,
 ) {
     let full = root.join(path);
     let name = path.to_string_lossy().into_owned();
@@ -95,9 +103,8 @@ fn describe_into(
     for (key, value) in xattrs(&full) {
         line += &format!(" {key}={}", hex::encode(value));
     }
-    if kind != FileType::Directory && m.nlink() > 1 {
-        let first = inodes.entry((m.dev(), m.ino())).or_insert_with(|| name.clone());
-        line += &format!(" inode-of={first}");
+    if kind != FileType::Directory {
+        inodes.entry((m.dev(), m.ino())).or_default().push(name.clone());
     }
     lines.insert(name, line);
     if kind == FileType::Directory {

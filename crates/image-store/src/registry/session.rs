@@ -85,7 +85,15 @@ impl Session {
             match session.manifest(which).await {
                 Ok(fetched) => return Ok((session, fetched)),
                 Err(Failure::Connect(reason)) => reasons.push(format!("{}: {reason}", scheme.as_str())),
-                Err(Failure::Passing(reason)) => return Err(session.unavailable(reason)),
+                Err(Failure::Passing(reason)) => {
+                    reasons.push(format!("{}: {reason}", scheme.as_str()));
+                    break;
+                }
+                // A server that wants TLS answers plain text with an error: say why TLS did not work.
+                Err(Failure::Final(Error::Unavailable { reason, .. })) if !reasons.is_empty() => {
+                    reasons.push(format!("{}: {reason}", scheme.as_str()));
+                    break;
+                }
                 Err(Failure::Final(error)) => return Err(error),
             }
         }
