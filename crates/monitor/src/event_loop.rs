@@ -28,6 +28,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How long the answer to a start waits for the log file to be there.
 const OPEN_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long an OCI runtime may take to die of SIGKILL before its caller is answered.
+const DEATH_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long a shutdown waits for the logs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -413,7 +416,7 @@ impl EventLoop {
     }
 
     fn next_deadline(&self) -> Option<Timespec> {
-        let calls = self.pending.values().filter(|p| !p.call.timed_out).map(|p| p.call.deadline);
+        let calls = self.pending.values().filter_map(|p| p.call.deadline);
         let others = self.shutdown.map(|s| s.2).into_iter().chain(self.next_record);
         let others = others.chain(self.starting.values().map(|s| s.until));
         let next = calls.chain(self.draining.values().copied()).chain(others).min()?;
@@ -425,9 +428,19 @@ impl EventLoop {
 
     fn check_deadlines(&mut self) {
         let now = Instant::now();
-        for pending in self.pending.values_mut().filter(|p| p.call.deadline <= now && !p.call.timed_out) {
-            pending.call.timed_out = true;
-            kill_tree(pending.call.pid);
+        let mut hanging = Vec::new();
+        let over = |p: &&mut Pending| p.call.deadline.is_some_and(|at| at <= now);
+        for Pending { call, .. } in self.pending.values_mut().filter(over) {
+            if call.timed_out {
+                call.deadline = None;
+                hanging.push(call.pid);
+            } else {
+                (call.timed_out, call.deadline) = (true, Some(now + DEATH_LIMIT));
+                kill_tree(call.pid);
+            }
+        }
+        for runtime in hanging {
+            self.give_up(runtime);
         }
         let late: Vec<String> =
             self.starting.iter().filter(|(_, s)| s.until <= now).map(|(id, _)| id.clone()).collect();

@@ -33,8 +33,8 @@ const STDERR: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) call: RuntimeCall,
-    /// Connection and message number.
-    asker: (u64, u64),
+    /// Connection and message number; `None` once it has been answered.
+    asker: Option<(u64, u64)>,
     purpose: Purpose,
 }
 
@@ -164,7 +164,7 @@ impl EventLoop {
             .map_err(|why| (ErrorKind::Runtime, why))?;
         let output = Output { stdout: stdout.into(), stderr: stderr.into() };
         let purpose = Purpose::Start { request: Box::new(request), oom, stdin, output };
-        self.pending.insert(call.pid, Pending { call, asker: (token, id), purpose });
+        self.pending.insert(call.pid, Pending { call, asker: Some((token, id)), purpose });
         Ok(())
     }
 
@@ -217,7 +217,7 @@ impl EventLoop {
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
             .map_err(|why| (ErrorKind::Runtime, why))?;
         let purpose = Purpose::Exec { exec_id: request.exec_id, killed: false };
-        self.pending.insert(call.pid, Pending { call, asker: (token, id), purpose });
+        self.pending.insert(call.pid, Pending { call, asker: Some((token, id)), purpose });
         Ok(())
     }
 
@@ -255,19 +255,33 @@ impl EventLoop {
         }
     }
 
+    /// Answers for a runtime that was killed and does not die (it hangs in the kernel, or is frozen). Its
+    /// end is still waited for; until then its container or session cannot be started again.
+    pub(crate) fn give_up(&mut self, runtime: i32) {
+        let Some(pending) = self.pending.get_mut(&runtime) else { return };
+        let Some((token, id)) = pending.asker.take() else { return };
+        let message =
+            format!("the OCI runtime (process {runtime}) did not finish in time and cannot be killed");
+        self.fail(token, id, ErrorKind::Timeout, message);
+    }
+
     /// The OCI runtime has ended: adopt what it started, or tell why it did not.
     pub(crate) fn runtime_ended(&mut self, pending: Pending, end: End) {
-        let Pending { call, asker: (token, id), purpose } = pending;
+        let Pending { call, asker, purpose } = pending;
         let started = self.outcome(&call, end, &purpose);
         // Read once; left over it would only be bytes on a tmpfs.
         let _gone = std::fs::remove_file(&call.pid_file);
         let (pid, ended) = match started {
             Ok(started) => started,
             Err((kind, why)) => {
-                self.fail(token, id, kind, why);
+                if let Some((token, id)) = asker {
+                    self.fail(token, id, kind, why);
+                }
                 return;
             }
         };
+        // Only what has timed out is answered before its end, and that has started nothing.
+        let Some((token, id)) = asker else { return };
         let process = Process { pid, start_time: pidfd::start_time(pid).unwrap_or(0) };
         let started = Started { process, started_at: call.started_at };
         match purpose {

@@ -16,8 +16,8 @@ pub(crate) struct RuntimeCall {
     pub(crate) pid: i32,
     /// When it was started.
     pub(crate) begun: Instant,
-    /// When it is killed.
-    pub(crate) deadline: Instant,
+    /// When it is killed; after that, when its death is not waited for any longer; then nothing.
+    pub(crate) deadline: Option<Instant>,
     /// It was killed because its time was up.
     pub(crate) timed_out: bool,
     /// Where it writes the pid of what it started.
@@ -50,7 +50,7 @@ impl RuntimeCall {
         Ok(Self {
             pid,
             begun,
-            deadline: begun + limit,
+            deadline: Some(begun + limit),
             timed_out: false,
             pid_file,
             log,

@@ -74,3 +74,29 @@ fn a_runtime_that_lies_about_its_pid_is_not_believed() {
         assert!(failure.message.contains("none that it started"), "{failure:?}");
     }
 }
+
+#[test]
+fn a_runtime_that_cannot_be_killed_is_answered_for() {
+    let pod = Pod::new();
+    // Frozen by the v1 freezer not even SIGKILL ends it; elsewhere it dies, with the same answer.
+    let parent = std::path::Path::new("/sys/fs/cgroup/freezer").join(pod.dir.file_name().unwrap());
+    let group = parent.join("frozen");
+    let freezer = parent.parent().unwrap().is_dir();
+    let freeze =
+        format!("mkdir -p {0} && echo $$ >{0}/tasks && echo FROZEN >{0}/freezer.state", group.display());
+    let script = if freezer { freeze } else { String::new() };
+    let hangs = pod.fake_runtime("hangs", &format!("{script}\nsleep 1000"));
+    let mut request = pod.bundle("c", "true", |_| {});
+    (request.runtime, request.timeout_ms) = (hangs, 500);
+    let failure = pod.failure(&Request::Start(request.clone()));
+    let other = pod.run("d", "exit 3");
+    let again = freezer.then(|| pod.failure(&Request::Start(request)));
+    if freezer {
+        std::fs::write(group.join("freezer.state"), "THAWED").unwrap();
+    }
+    assert_eq!((failure.kind, other.exit_code), (ErrorKind::Timeout, 3));
+    if let Some(again) = again {
+        assert!(failure.message.ends_with("cannot be killed"), "{failure:?}");
+        assert_eq!(again.kind, ErrorKind::AlreadyExists);
+    }
+}
