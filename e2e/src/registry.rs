@@ -20,34 +20,32 @@ impl Registry {
     /// Starts a registry that keeps its blobs in `dir`.
     pub fn start(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).expect("make the registry's directory");
-        let address = format!("127.0.0.1:{}", crate::free_port());
         let config = dir.join("config.yml");
         let storage = dir.join("blobs");
+        // The kernel chooses the port; the log tells it.
         let text = format!(
             "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: {address}\n",
+             http:\n  addr: 127.0.0.1:0\n",
             storage.display()
         );
         std::fs::write(&config, text).expect("write the registry's configuration");
         let log = dir.join("registry.log");
         let file = File::create(&log).expect("make the registry's log");
         let watch = crate::Watch::new(&[dir]);
-        let child = Command::new("docker-registry")
-            .arg("serve")
+        // It ends with the test, also when that is killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("dup"))
             .stderr(file)
             .spawn()
-            .expect("run docker-registry: apt install docker-registry");
+            .expect("run setpriv: apt install util-linux");
         let pidfd = pidfd(child.id());
-        // It says "listening" just before it listens: a connection is the proof.
-        let up = watch.until_or("the registry listens", pidfd.as_ref(), || {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            said.contains("listening on").then_some(())
-        });
-        let registry = Self { child, address, dir: dir.to_owned() };
-        assert!(up.is_some(), "docker-registry ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let address = watch.until_or("the registry listens", pidfd.as_ref(), || address(&said()));
+        let mut registry = Self { child, address: String::new(), dir: dir.to_owned() };
+        registry.address = address.unwrap_or_else(|| panic!("docker-registry ended: {}", said()));
         TcpStream::connect(&registry.address).expect("connect to the registry");
         registry
     }
@@ -81,4 +79,11 @@ impl Drop for Registry {
         }
         let _status = self.child.wait();
     }
+}
+
+/// The address after "listening on" in the registry's log.
+fn address(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("listening on ")?;
+    let (address, _) = rest.split_once('"')?;
+    Some(address.to_owned())
 }

@@ -171,3 +171,27 @@ fn a_stopped_daemon_leaves_its_pods_running() {
     daemon.end();
     stage.end();
 }
+
+#[test]
+fn a_start_that_a_kill_cut_short_is_done_again() {
+    let stage = Stage::new();
+    let mut daemon = stage.daemon("d").start();
+    let crictl = daemon.crictl();
+    crictl.ok(&["pull", BUSYBOX]);
+    let pod = stage.pod("p", json!({}));
+    let pod_id = crictl.runp("embedded", &pod);
+    let id = crictl.create(&pod_id, &stage.container("c", "exit 7", json!({})), &pod);
+    daemon.kill();
+    // As a daemon leaves it that dies between noting the start and asking the monitor for it.
+    let record = bundle(&daemon.run_dir(), &(pod_id.clone(), id.clone())).join("record.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.contains("\"state\":\"created\""), "{text}");
+    std::fs::write(&record, text.replace("\"state\":\"created\"", "\"state\":\"starting\"")).unwrap();
+    daemon.restart();
+    assert_eq!(crictl.status(&id)["state"], "CONTAINER_CREATED");
+    crictl.ok(&["start", &id]);
+    assert_eq!(crictl.wait_exited(&id)["exitCode"], 7);
+    crictl.remove_all();
+    daemon.end();
+    stage.end();
+}
