@@ -150,3 +150,49 @@ fn the_pods_own_process_gives_no_way_to_the_host() {
     daemon.end();
     stage.end();
 }
+
+/// Cgroups of the test's own, which go with it however it ends.
+struct Parents(Vec<std::path::PathBuf>);
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        for parent in &self.0 {
+            // What is left in one shows in the comparison of the host.
+            let _busy = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+#[test]
+fn containers_live_below_the_cgroup_parent_that_was_asked_for() {
+    let stage = Stage::new();
+    let daemon = stage.daemon("d").start();
+    let crictl = daemon.crictl();
+    crictl.ok(&["pull", BUSYBOX]);
+    // As the kubelet does, its maker makes it in every hierarchy and takes it away again.
+    let name = format!("gantry-e2e-{}", std::process::id());
+    let top = std::path::Path::new("/sys/fs/cgroup");
+    let mut parents = vec![top.join(&name)];
+    if !top.join("cgroup.controllers").exists() {
+        let hierarchies = std::fs::read_dir(top).unwrap().flatten();
+        // Hierarchies that are mounted together have links beside them.
+        let mounted = hierarchies.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        parents = mounted.map(|e| e.path().join(&name)).collect();
+    }
+    for parent in &parents {
+        std::fs::create_dir(parent).unwrap_or_else(|e| panic!("{}: {e}", parent.display()));
+    }
+    let parents = Parents(parents);
+    for handler in ["embedded", "runc"] {
+        let pod = stage.pod(handler, json!({"linux": {"cgroup_parent": format!("/{name}")}}));
+        let pod_id = crictl.runp(handler, &pod);
+        let id = crictl.start(&pod_id, &stage.container("c", "exec sleep 1000", json!({})), &pod);
+        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid(&crictl, &id))).unwrap();
+        let memory = cgroups.lines().find(|l| l.contains(":memory:") || l.starts_with("0::/g")).unwrap();
+        assert!(memory.contains(&format!(":/{name}/")) && memory.contains(&id), "{handler}: {memory}");
+        crictl.ok(&["rmp", "--force", &pod_id]);
+    }
+    drop(parents);
+    daemon.end();
+    stage.end();
+}
