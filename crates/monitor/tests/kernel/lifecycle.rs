@@ -35,6 +35,43 @@ fn a_container_sees_signals_unblocked() {
 }
 
 #[test]
+fn only_who_the_oom_killer_struck_is_said_to_be_its_victim() {
+    let pod = Pod::new();
+    let pod_group = pod.dir.file_name().unwrap().to_str().unwrap();
+    for (id, script, victim) in [
+        ("oom", "exec tail /dev/zero", true),
+        // The killer strikes a child; the init process ends by itself.
+        ("child", "tail /dev/zero; exit 137", false),
+        ("fine", "exit 0", false),
+    ] {
+        let mut request = pod.bundle(id, script, |config| {
+            config["linux"]["resources"] =
+                serde_json::json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+        });
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        request.oom_counter = Some(if v1.is_dir() {
+            v1.join(pod_group).join(id).join("memory.oom_control")
+        } else {
+            Path::new("/sys/fs/cgroup").join(pod_group).join(id).join("memory.events")
+        });
+        pod.start_with(request);
+        let record = pod.ear.exited(id);
+        assert_eq!(record.oom_killed, victim, "{record:?}");
+        assert_eq!(record.exit_code, if id == "fine" { 0 } else { 137 });
+    }
+}
+
+#[test]
+fn standard_input_is_empty_or_stays_open() {
+    let pod = Pod::new();
+    assert_eq!(pod.run("null", "exec cat").exit_code, 0, "at its end at once");
+    let mut request = pod.bundle("open", "timeout 1 cat && exit 0; exit 9", |_| {});
+    request.stdin = true;
+    pod.start_with(request);
+    assert_eq!(pod.ear.exited("open").exit_code, 9, "nothing comes, and no end");
+}
+
+#[test]
 fn two_hundred_containers_that_end_at_once_are_all_told() {
     let pod = Pod::new();
     let runtime = pod.runtime();

@@ -189,7 +189,8 @@ impl Pod {
 
     pub(crate) fn runtime(&self) -> Vec<String> {
         let path = |name: &str| self.dir.join(name).display().to_string();
-        ["runc", "--root", &path("runc"), "--log-format", "json", "--log", &path("runc.log")]
+        let runtime = std::env::var("OCI_RUNTIME").unwrap_or_else(|_| "runc".into());
+        [runtime.as_str(), "--root", &path("runc"), "--log-format", "json", "--log", &path("runc.log")]
             .map(str::to_owned)
             .to_vec()
     }
@@ -283,14 +284,13 @@ impl Pod {
         }
     }
 
-    /// A script that plays the OCI runtime; it has its arguments in `$@`, the pid file in `$pid_file`.
+    /// A script that plays the OCI runtime; it finds the pid file in `$pid_file`.
     pub(crate) fn fake_runtime(&self, name: &str, script: &str) -> Vec<String> {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.dir.join(format!("runtime-{name}"));
         let parse = "while [ $# -gt 0 ]; do case $1 in --pid-file) pid_file=$2;; esac; shift; done";
-        std::fs::write(&path, format!("#!/bin/sh\n{parse}\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        vec![path.display().to_string()]
+        std::fs::write(&path, format!("{parse}\n{script}\n")).unwrap();
+        // Not executed itself: a test on another thread may fork while the file is open for writing.
+        vec!["/bin/sh".into(), path.display().to_string()]
     }
 
     /// A runtime whose process has ended with `code` before its pid is written: a shell would reap it.
