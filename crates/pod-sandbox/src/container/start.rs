@@ -38,9 +38,9 @@ impl Inner {
         let _gate = pod.gate.read().await;
         let record = container.record().clone();
         match record.state {
-            ContainerState::Created => {}
+            // Starting: a daemon before this one asked for it, or died before it could; the monitor knows.
+            ContainerState::Created | ContainerState::Starting => {}
             ContainerState::Running => return Ok(()),
-            ContainerState::Starting => return self.resume_start(container).await,
             ContainerState::Creating | ContainerState::Exited => {
                 let message = format!("it is {:?}; only a created container can be started", record.state);
                 return Err(Error::new(Kind::FailedPrecondition, message.to_lowercase()));

@@ -5,7 +5,7 @@ use crate::engine::{Engine, Inner};
 use crate::flight::{blocking, detached, lock};
 use crate::journal::Undo;
 use crate::monitor::{Monitor, Notice};
-use crate::record::PodState;
+use crate::record::{ContainerState, PodState};
 use crate::{Realm, Result};
 use gantry_monitor_api::{Event, ExitRecord};
 use std::sync::Arc;
@@ -44,6 +44,13 @@ impl Inner {
                 .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
         self.undo_pod(pod, keep_for_removal).await?;
+        for container in self.containers_of(&pod.id) {
+            // Nobody starts it any more; what the runtime had made of it so far goes, too.
+            if container.record().state == ContainerState::Starting {
+                self.kill_leftovers(&container).await?;
+                container.mark_lost("StartError", "its sandbox was stopped while it was being started");
+            }
+        }
         if pod.record().state != PodState::Stopped {
             // The record of a stopped pod matters only to listings: a restarted daemon that still
             // reads "ready" finds no monitor and comes to the same state.
