@@ -104,15 +104,6 @@ impl Daemon {
         std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
     }
 
-    /// Process ids of the monitors of its pods.
-    pub fn monitors(&self) -> Vec<u32> {
-        let pods = self.pod_ids();
-        let is_monitor = |cgroups: &str| {
-            cgroups.contains("gantry-monitors") && pods.iter().any(|id| cgroups.contains(id.as_str()))
-        };
-        processes().into_iter().filter(|p| is_monitor(&p.cgroups)).map(|p| p.pid).collect()
-    }
-
     /// The kernel ends it, as an OOM kill would.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the daemon runs");

@@ -21,7 +21,7 @@ pub use crictl::{Crictl, merge};
 pub use daemon::{Daemon, DaemonBuilder};
 pub use images::{BUSYBOX, busybox};
 pub use leaks::LeakSnapshot;
-pub use process::{Running, namespace, processes};
+pub use process::namespace;
 pub use registry::Registry;
 pub use stage::{Stage, dist, free_port};
 pub use watch::{LIMIT, Watch, logged, wait_file};

@@ -8,25 +8,25 @@ use std::path::Path;
 
 /// A process as /proc shows it; fields that could not be read any more are empty.
 #[derive(Debug, Clone, Default)]
-pub struct Running {
+pub(crate) struct Running {
     /// Process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Parent's process id.
-    pub parent: u32,
+    pub(crate) parent: u32,
     /// State letter of /proc/pid/stat (`Z` is a zombie).
-    pub state: char,
+    pub(crate) state: char,
     /// Name of up to 15 letters.
-    pub name: String,
+    pub(crate) name: String,
     /// Command line, words joined with spaces.
-    pub command: String,
+    pub(crate) command: String,
     /// Lines of /proc/pid/cgroup.
-    pub cgroups: String,
+    pub(crate) cgroups: String,
     /// Namespaces by kind, as `net:[4026531840]`.
-    pub namespaces: BTreeMap<&'static str, String>,
+    pub(crate) namespaces: BTreeMap<&'static str, String>,
 }
 
 /// Every process but kernel threads, by id.
-pub fn processes() -> Vec<Running> {
+pub(crate) fn processes() -> Vec<Running> {
     let names = fs::read_dir("/proc").expect("list /proc").flatten();
     let pids = names.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse().ok()));
     let mut all: Vec<Running> = pids.filter_map(read).collect();

@@ -183,7 +183,7 @@ fn a_start_that_a_kill_cut_short_is_done_again() {
     let id = crictl.create(&pod_id, &stage.container("c", "exit 7", json!({})), &pod);
     daemon.kill();
     // As a daemon leaves it that dies between noting the start and asking the monitor for it.
-    let record = bundle(&daemon.run_dir(), &(pod_id.clone(), id.clone())).join("record.json");
+    let record = bundle(&daemon.run_dir(), &(pod_id, id.clone())).join("record.json");
     let text = std::fs::read_to_string(&record).unwrap();
     assert!(text.contains("\"state\":\"created\""), "{text}");
     std::fs::write(&record, text.replace("\"state\":\"created\"", "\"state\":\"starting\"")).unwrap();
