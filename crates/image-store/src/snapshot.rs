@@ -28,12 +28,13 @@ pub(crate) fn prepare(
             Some(Holder::Leased(lease)) if lease.image == image && lease.realm == realm => {
                 return Ok(describe(&publisher.disk, &state, container_id, lease));
             }
-            Some(_) => {
+            Some(Holder::Leased(_)) => {
                 return Err(Error::InUse {
                     object: format!("container id {container_id}"),
-                    reason: "it has a snapshot of another image; remove that first".into(),
+                    reason: "it has a snapshot of another image or realm; remove that first".into(),
                 });
             }
+            Some(Holder::Unreadable) => return Err(unreadable(container_id)),
             None => {}
         }
         let entry = state.images.get(&image).filter(|_| state.refs.contains_key(&(realm, image.to_string())));
@@ -77,10 +78,7 @@ pub(crate) fn get(publisher: &Publisher, container_id: &str) -> Option<Snapshot>
 pub(crate) fn mount(publisher: &Publisher, container_id: &str, target: &Path) -> Result<()> {
     let lease = match publisher.shared.lock().snapshots.get(container_id) {
         Some(Holder::Leased(lease)) => lease.clone(),
-        Some(Holder::Unreadable) => {
-            let object = format!("snapshot of container {container_id}");
-            return Err(Error::corrupt(object, "its lease cannot be read; remove the container"));
-        }
+        Some(Holder::Unreadable) => return Err(unreadable(container_id)),
         None => {
             let object = format!("snapshot of container {container_id}");
             return Err(Error::not_found(object, "it was never prepared, or was removed"));
@@ -118,6 +116,11 @@ pub(crate) fn remove(publisher: &Publisher, container_id: &str) -> Result<()> {
         publisher.collect();
     }
     Ok(())
+}
+
+fn unreadable(container_id: &str) -> Error {
+    let object = format!("snapshot of container {container_id}");
+    Error::corrupt(object, "its lease cannot be read; remove the container")
 }
 
 fn describe(disk: &Disk, state: &State, container_id: &str, lease: &Lease) -> Snapshot {

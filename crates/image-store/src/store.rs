@@ -84,7 +84,8 @@ impl Default for Limits {
     }
 }
 
-/// A damaged record that was moved aside when the store opened.
+/// A damaged record that was found when the store opened. It was moved aside, unless a container may be
+/// running on it: then it is where it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     /// Where it was.
@@ -303,7 +304,7 @@ impl ImageStore {
     ///
     /// [`Error::InvalidReference`] for an id that is no plain name, [`Error::NotFound`] when the realm
     /// does not have the image, [`Error::InUse`] when the container has a snapshot of another one,
-    /// [`Error::NoSpace`], [`Error::Io`].
+    /// [`Error::Corrupt`] when its lease cannot be read, [`Error::NoSpace`], [`Error::Io`].
     pub fn prepare(&self, realm: Realm, container_id: &str, image: &ImageId) -> Result<Snapshot> {
         snapshot::prepare(&self.inner.publisher, realm, container_id, image)
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Scene, at, config, names};
+use common::{Scene, at, config, names, pull_program};
 use gantry_image_store::{Error, ErrorKind, ImageStore, ProgressSender, Realm};
 use gantry_testkit::fs::{disk_dir, in_private_mounts, small_disk};
 use gantry_testkit::image::{Document, Family, Image, ImageBuilder, index, tiny};
@@ -10,16 +10,19 @@ use gantry_testkit::layer::{Compression, LayerBuilder, sha256};
 use gantry_testkit::registry::{Fault, Gate, Registry};
 use std::time::Duration;
 
+/// Bytes that do not compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}
+
 /// An image whose layer takes several reads.
 fn sizable() -> Image {
-    let mut noise = 1_u32;
-    let content: Vec<u8> = (0..300_000)
-        .map(|_| {
-            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (noise >> 24) as u8
-        })
-        .collect();
-    let layer = LayerBuilder::new().file("noise", 0o644, content).build(Compression::Gzip);
+    let layer = LayerBuilder::new().file("noise", 0o644, noise(300_000)).build(Compression::Gzip);
     ImageBuilder::new().layer(layer).build()
 }
 
@@ -307,4 +310,49 @@ fn a_full_disk_fails_pulls_and_nothing_else() {
         });
         drop(store);
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_leaves_nothing_half_there() {
+    let first = LayerBuilder::new().file("first", 0o644, noise(200_000)).build(Compression::Gzip);
+    let second = LayerBuilder::new().file("second", 0o644, noise(200_000)).build(Compression::Gzip);
+    let image = ImageBuilder::new().layer(first).layer(second.clone()).build();
+    for stalled in [&image.manifest.digest(), &image.config.digest(), &second.digest] {
+        let (registry, dir) = (Registry::start().await, disk_dir());
+        registry.push("app", "1", &image);
+        let gate = Gate::new();
+        registry.fault(stalled, Fault::Stall(100, gate.clone()));
+        let name = at(&registry, &format!("app@{}", image.manifest.digest()));
+        let none = dir.path().join("none.conf");
+        let mut child = pull_program().arg(dir.path()).arg(&name).arg(none).spawn().unwrap();
+        gate.reached(1).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        gate.open();
+        registry.heal();
+        let (store, damaged) = ImageStore::open(config(dir.path())).unwrap();
+        assert!(damaged.is_empty(), "{damaged:?}");
+        let scene = Scene { dir, store };
+        scene.assert_untouched();
+        let id = scene.pull(Realm::Cri, &name).await.unwrap();
+        assert_eq!(id.as_str(), image.id());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_layer() {
+    let registry = Registry::start().await;
+    for (name, compression) in [("plain", Compression::None), ("gzip", Compression::Gzip)] {
+        let layer = LayerBuilder::new().file("noise", 0o644, noise(96 << 20)).build(compression);
+        registry.push(name, "1", &ImageBuilder::new().layer(layer).build());
+        let dir = disk_dir();
+        let mut program = pull_program();
+        program.arg(dir.path()).arg(at(&registry, &format!("{name}:1"))).arg(dir.path().join("none.conf"));
+        let output = tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // "... VmHWM: 20000 kB"
+        let peak: u64 = text.split_whitespace().rev().nth(1).unwrap().parse().unwrap();
+        assert!(peak < 48 << 10, "{name}: {text}");
+    }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Scene;
+use common::{Scene, pull_program};
 use gantry_image_store::{ErrorKind, Realm};
 use gantry_testkit::fs::{describe, differences, disk_dir, in_private_mounts};
 use gantry_testkit::image::{Image, ImageBuilder, oci_directory};

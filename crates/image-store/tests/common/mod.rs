@@ -96,3 +96,11 @@ pub fn names(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The example program that pulls one image into a store, as a process of its own.
+pub fn pull_program() -> std::process::Command {
+    let own = std::env::current_exe().unwrap();
+    let program = own.parent().unwrap().parent().unwrap().join("examples/pull");
+    assert!(program.exists(), "{} is missing: cargo build --example pull", program.display());
+    std::process::Command::new(program)
+}
