@@ -73,7 +73,7 @@ pub(crate) struct EventLoop {
     pub(crate) pending: BTreeMap<i32, Pending>,
     strays: Strays,
     /// Ends that wait for the log, with the time when they stop waiting.
-    draining: BTreeMap<String, Instant>,
+    pub(crate) draining: BTreeMap<String, Instant>,
     /// Containers that run and wait for their log file before it is told.
     starting: BTreeMap<String, Start>,
     /// Who asked for a log to be opened anew: connection and message number, by ticket.

@@ -173,7 +173,8 @@ impl EventLoop {
         if self.containers.len() + self.pending.len() < MAX_CONTAINERS {
             return Ok(());
         }
-        let ended = self.containers.iter().filter(|(_, c)| !c.unwritten);
+        let told = |id: &String| !self.draining.contains_key(id);
+        let ended = self.containers.iter().filter(|(id, c)| !c.unwritten && told(id));
         let ended = ended.filter_map(|(id, c)| c.exit.as_ref().map(|e| (e.finished_at, id.clone())));
         let Some((_, oldest)) = ended.min() else {
             return Err((ErrorKind::System, format!("the pod has {MAX_CONTAINERS} running containers")));

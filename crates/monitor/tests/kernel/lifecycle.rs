@@ -95,6 +95,22 @@ fn two_hundred_containers_that_end_at_once_are_all_told() {
 }
 
 #[test]
+fn what_is_remembered_fits_into_one_hello() {
+    let pod = Pod::new();
+    for n in 0..120 {
+        let id = format!("{}{n:03}", "x".repeat(97));
+        let mut request = pod.bundle(&id, "", |_| {});
+        request.runtime = pod.runtime_of_zombies(1, "");
+        pod.start_with(request);
+        pod.ear.exited(&id);
+    }
+    let (_, hello) = pod.dial();
+    assert_eq!(hello.containers.len(), 100);
+    let first = ExitRecord::read(&pod.dir.join(format!("{}000", "x".repeat(97)))).unwrap();
+    assert_eq!(first.unwrap().exit_code, 1, "what is forgotten is on disk");
+}
+
+#[test]
 fn a_process_that_ends_before_its_pid_is_known_keeps_its_exit_code() {
     let pod = Pod::new();
     for code in 1..100 {
