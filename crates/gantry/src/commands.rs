@@ -34,9 +34,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         if let Command::Version = command {
             return version::run(&socket).await;
         }
+        if let Command::Doctor = command {
+            return doctor::run(&socket, output).await;
+        }
         let mut client = Client::connect(&socket).await?;
         match command {
-            Command::Serve(_) | Command::Version => Ok(ExitCode::SUCCESS),
+            Command::Serve(_) | Command::Version | Command::Doctor => Ok(ExitCode::SUCCESS),
             Command::Pods => pods::run(&mut client, output).await,
             Command::Ps { all } => ps::run(&mut client, output, all).await,
             Command::Images => images::run(&mut client, output).await,
@@ -53,7 +56,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Command::Stop { timeout, objects } => stop::run(&mut client, &objects, timeout).await,
             Command::Rm { force, objects } => rm::run(&mut client, &objects, force).await,
             Command::Inspect { object } => inspect::run(&mut client, &object).await,
-            Command::Doctor => doctor::run(&mut client, output).await,
         }
     })
 }

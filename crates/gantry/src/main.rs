@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
 //! `gantry`: the daemon (`gantry serve`) and the command line that talks to it.
 //!
-//! One file per subcommand in `commands/`; all but `serve` and `version` speak to a daemon's sockets only.
+//! One file per subcommand in `commands/`; all but `serve` speak to a daemon's sockets only,
+//! and `version` and `doctor` have something to tell without a daemon too.
 
 mod cli;
 mod client;

@@ -35,6 +35,8 @@ pub(super) async fn run(client: &mut Client, wanted: &str, how: How) -> Result<E
         let ended = !is_running(client, &id).await?;
         reader.forward(how.timestamps)?;
         if reader.was_replaced(&path) {
+            // The old file may have got lines after the read above; from now on it gets no more.
+            reader.forward(how.timestamps)?;
             reader = Reader::open(&path)?;
             continue;
         }
