@@ -184,13 +184,10 @@ fn tls_is_verified_unless_the_registry_is_marked_insecure() {
     runtime.block_on(scene.pull(Realm::Cri, &name)).unwrap();
 
     // With the certificate among the trusted ones; another program, because that is its environment.
-    let own = std::env::current_exe().unwrap();
-    let example = own.parent().unwrap().parent().unwrap().join("examples/pull");
-    let output =
-        run(Command::new(example).env("SSL_CERT_FILE", &certificate).env_remove("SSL_CERT_DIR").args([
-            dir.path().join("verified").as_os_str(),
-            name.as_ref(),
-            dir.path().join("none.conf").as_os_str(),
-        ]));
+    let output = run(pull_program().env("SSL_CERT_FILE", &certificate).env_remove("SSL_CERT_DIR").args([
+        dir.path().join("verified").as_os_str(),
+        name.as_ref(),
+        dir.path().join("none.conf").as_os_str(),
+    ]));
     assert!(output.starts_with(&scene.store.get(Realm::Cri, &name).unwrap().id.to_string()), "{output}");
 }

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 /// A store in a directory of its own.
 pub struct Scene {
-    pub dir: TempDir,
     pub store: ImageStore,
+    pub dir: TempDir,
 }
 
 impl Scene {
