@@ -50,8 +50,7 @@ fn the_life_of_a_container() {
 
     gantry(&["stop", "--timeout", "1", "web"]).ok();
     assert!(gantry(&["ps", "--all"]).ok().contains("web"));
-    // Both the container and its pod are called web: one call for each.
-    gantry(&["rm", "web"]).ok();
+    // The pod was made for its container and has the same name: it goes, too.
     gantry(&["rm", "--force", "web"]).ok();
     assert_eq!(parse(&gantry(&["pods", "--output", "json"]).ok()).to_string().matches("web").count(), 0);
     gantry(&["rmi", BUSYBOX]).ok();

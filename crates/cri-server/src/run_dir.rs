@@ -41,7 +41,9 @@ impl RunDir {
             .write(true)
             .open(&lock_path)
             .map_err(|e| fail("open lock in", e))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        // The kind of lock that a child between fork and exec does not hold: of a killed daemon it would
+        // live on for a moment, and its successor would find the directory in use.
+        rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             let message = format!(
                 "another gantry daemon uses {}; stop it, or give this one its own --run-dir and --root",
                 path.display()
