@@ -107,7 +107,9 @@ fn mounts() -> BTreeSet<String> {
     found
 }
 
+/// Cgroups that Gantry or its tests name; others of the machine come and go by themselves.
 fn cgroups() -> BTreeSet<String> {
+    let ours = |path: &str| ["gantry", "crio-"].iter().any(|name| path.contains(name));
     let mut found = BTreeSet::new();
     let mut open = vec![Path::new("/sys/fs/cgroup").to_owned()];
     while let Some(dir) = open.pop() {
@@ -115,8 +117,9 @@ fn cgroups() -> BTreeSet<String> {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                found.insert(entry.path().display().to_string());
-                open.push(entry.path());
+                let path = entry.path();
+                found.extend(Some(path.display().to_string()).filter(|p| ours(p)));
+                open.push(path);
             }
         }
     }
