@@ -5,30 +5,61 @@ use crate::disk::records::{self, Layer, Lease, Ref};
 use crate::disk::{Disk, EMPTY_LAYER};
 use crate::state::{Holder, ImageEntry, State};
 use crate::{Error, Limits, Quarantined, Realm, Result};
-use std::collections::HashSet;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Takes the store for this process; it is given back when the file is closed, however that happens.
-pub(crate) fn lock(disk: &Disk) -> Result<File> {
+/// Stores that this process has open: the lock of a file keeps other processes out, not this one.
+static OPEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A store that is open in this process and in no other.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
+}
+
+/// Takes the store for this process; it is given back with the value, or when the process ends.
+pub(crate) fn lock(disk: &Disk) -> Result<Lock> {
     let path = disk.images().join("lock");
     let object = || path.display().to_string();
-    let file = File::options()
+    let in_use = || Error::InUse {
+        object: format!("image store {}", disk.images().display()),
+        reason: "another process has it open; give each daemon a root of its own".into(),
+    };
+    if !OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
+        return Err(in_use());
+    }
+    let taken = File::options()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|e| Error::io("open", object(), e))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse {
-            object: format!("image store {}", disk.images().display()),
-            reason: "another process has it open; give each daemon a root of its own".into(),
-        }),
-        Err(e) => Err(Error::io("flock", object(), e.into())),
+        .map_err(|e| Error::io("open", object(), e))
+        // Of the kind that belongs to the process: a child between fork and exec holds none of a killed
+        // daemon.
+        .and_then(|file| match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::ACCESS) => Err(in_use()),
+            Err(e) => Err(Error::io("lock", object(), e.into())),
+        });
+    match taken {
+        Ok(file) => Ok(Lock { path, _file: file }),
+        Err(error) => {
+            OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+            Err(error)
+        }
     }
 }
 

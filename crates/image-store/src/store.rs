@@ -149,7 +149,7 @@ pub(crate) struct Inner {
     pub(crate) images: Flights<Arc<Complete>, watch::Sender<Progress>>,
     pub(crate) layers: Flights<Arc<LayerHandle>, LayerNews>,
     /// Keeps other processes out while it is open.
-    _lock: File,
+    _lock: open::Lock,
 }
 
 impl Inner {
