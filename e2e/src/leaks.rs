@@ -107,9 +107,18 @@ fn mounts() -> BTreeSet<String> {
     found
 }
 
-/// Cgroups that Gantry or its tests name; others of the machine come and go by themselves.
+/// All cgroups but those below the top one that this process was started in: whoever started it keeps
+/// its own there, and they come and go with its processes. Gantry never makes any below it.
 fn cgroups() -> BTreeSet<String> {
-    let ours = |path: &str| ["gantry", "crio-"].iter().any(|name| path.contains(name));
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("read /proc/self/cgroup");
+    let top = |line: &str| line.splitn(3, ':').nth(2)?.split('/').nth(1).map(str::to_owned);
+    let starters: BTreeSet<String> = own.lines().filter_map(top).filter(|name| !name.is_empty()).collect();
+    let root = Path::new("/sys/fs/cgroup");
+    let theirs = |path: &Path| {
+        let mut parts = path.strip_prefix(root).into_iter().flatten().map(|p| p.to_string_lossy());
+        // The hierarchy's own folder comes first where there are several.
+        parts.by_ref().take(2).any(|part| starters.contains(part.as_ref()))
+    };
     let mut found = BTreeSet::new();
     let mut open = vec![Path::new("/sys/fs/cgroup").to_owned()];
     while let Some(dir) = open.pop() {
@@ -118,7 +127,10 @@ fn cgroups() -> BTreeSet<String> {
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
                 let path = entry.path();
-                found.extend(Some(path.display().to_string()).filter(|p| ours(p)));
+                if theirs(&path) {
+                    continue;
+                }
+                found.insert(path.display().to_string());
                 open.push(path);
             }
         }
