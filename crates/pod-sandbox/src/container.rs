@@ -18,6 +18,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
+/// Prefix of a container's cgroup, the pattern by which node agents find containers.
+pub(crate) const CGROUP_PREFIX: &str = "crio-";
+
 /// A container. The record is locked only for memory and for the run tmpfs, so that listing never waits.
 #[derive(Debug)]
 pub(crate) struct Container {

@@ -20,6 +20,7 @@ mod pod;
 mod pod_files;
 mod record;
 mod recovery;
+mod set_aside;
 mod spawner;
 pub mod spec;
 mod undo;

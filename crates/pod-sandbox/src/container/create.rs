@@ -1,6 +1,6 @@
 //! CreateContainer: everything that a user can get wrong is found here, before anything runs.
 
-use super::{Container, paths};
+use super::{CGROUP_PREFIX, Container, paths};
 use crate::engine::{ContainerKey, Engine, Inner};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
@@ -13,9 +13,6 @@ use gantry_image_store::Image;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Prefix of a container's cgroup, the pattern by which node agents find containers.
-const CGROUP_PREFIX: &str = "crio-";
 
 /// Longest container name that is taken.
 const MAX_NAME: usize = 253;
