@@ -12,5 +12,6 @@ mod images;
 mod logs;
 mod network;
 mod pods;
+mod resources;
 mod retries;
 mod sequence;

@@ -7,12 +7,14 @@ mod paths;
 mod remove;
 mod start;
 mod stop;
+mod update;
 
 use crate::Result;
 use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::pod::Pod;
 use crate::record::{self, ContainerRecord, ContainerState, write_json};
+use crate::stats::Usage;
 use gantry_monitor_api::{ExitRecord, Process};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +32,7 @@ pub(crate) struct Container {
     pub(crate) dir: PathBuf,
     /// One of start, stop, remove at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    pub(crate) usage: Usage,
     record: Mutex<ContainerRecord>,
     journal: Mutex<Journal>,
     state: watch::Sender<ContainerState>,
@@ -43,6 +46,7 @@ impl Container {
             pod,
             dir,
             operation: tokio::sync::Mutex::default(),
+            usage: Usage::default(),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             state,

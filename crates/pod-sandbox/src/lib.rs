@@ -23,6 +23,7 @@ mod recovery;
 mod set_aside;
 mod spawner;
 pub mod spec;
+mod stats;
 mod undo;
 mod view;
 

@@ -10,6 +10,7 @@ use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::monitor::Monitor;
 use crate::record::{self, PodRecord, PodState, write_json};
+use crate::stats::Usage;
 use crate::{Realm, Result};
 use gantry_cri_api::v1::NamespaceMode;
 use std::collections::HashMap;
@@ -17,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{RwLock, oneshot};
+
+/// Name of a pod's link to its network, which the kubelet and its users expect.
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// A sandbox. The record is locked only for memory and for the run tmpfs, so that listing never waits.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(crate) struct Pod {
     pub(crate) gate: RwLock<()>,
     /// Stop has begun: nothing new is started, and the monitor's end is no surprise.
     stopping: AtomicBool,
+    pub(crate) usage: Usage,
     record: Mutex<PodRecord>,
     journal: Mutex<Journal>,
     monitor: Mutex<Option<Arc<Monitor>>>,
@@ -43,6 +48,7 @@ impl Pod {
             dir,
             gate: RwLock::default(),
             stopping: AtomicBool::new(false),
+            usage: Usage::default(),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             monitor: Mutex::default(),

@@ -90,6 +90,9 @@ pub struct ContainerRecord {
     pub pod_id: String,
     /// As the request gave it.
     pub config: v1::ContainerConfig,
+    /// Its limits after an update; `None` while they are those of the request.
+    #[serde(default)]
+    pub resources: Option<v1::LinuxContainerResources>,
     /// Id of its image.
     pub image_id: String,
     /// Digest reference of its image where it has one, else its id.
@@ -120,6 +123,13 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     /// Numeric user that its process runs as.
     pub user: User,
+}
+
+impl ContainerRecord {
+    /// The limits that hold now.
+    pub(crate) fn resources(&self) -> Option<&v1::LinuxContainerResources> {
+        self.resources.as_ref().or_else(|| self.config.linux.as_ref()?.resources.as_ref())
+    }
 }
 
 /// Numeric identity of a container's first process.

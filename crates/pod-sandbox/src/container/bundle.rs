@@ -69,6 +69,10 @@ pub(super) fn write(
         localhost_seccomp: profile.as_deref(),
     };
     let document = spec::container_spec(&input, &[])?;
+    let asked = config.linux.as_ref().and_then(|l| l.resources.as_ref()).map_or(0, |r| r.oom_score_adj);
+    if document["process"]["oomScoreAdj"].as_i64() != Some(asked) {
+        crate::host::warn_oom_score(asked);
+    }
     write_json(&container.dir.join("config.json"), &document)?;
     Ok(Made {
         user,

@@ -114,6 +114,7 @@ fn new_container(pod: &Arc<Pod>, config: v1::ContainerConfig, image: &Image) -> 
         id,
         pod_id: pod.id.clone(),
         config,
+        resources: None,
         image_id: image.id.to_string(),
         image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
         created_at: record::now(),

@@ -1,6 +1,6 @@
 //! RunPodSandbox.
 
-use super::{Pod, PodNamespaces, namespace_path};
+use super::{INTERFACE, Pod, PodNamespaces, namespace_path};
 use crate::engine::{Engine, Inner, PodKey, PodNetwork, realm_cgroup};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
@@ -211,7 +211,7 @@ async fn attach(inner: &Inner, pod: &Pod, record: &PodRecord, pause: i32) -> Res
     let netns: OwnedFd = std::fs::File::open(&path).map_err(io_error("open", &path))?.into();
     let ports = port_mappings(&record.config)?;
     pod.promise(Undo::DetachNetwork)?;
-    let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: "eth0".into(), ports };
+    let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: INTERFACE.into(), ports };
     let attachment =
         inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
     Ok(vec![attachment.ip.to_string()])

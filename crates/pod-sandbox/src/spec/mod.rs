@@ -8,6 +8,7 @@ mod devices;
 mod linux;
 mod mounts;
 mod process;
+pub(crate) mod resources;
 mod seccomp;
 mod signal;
 mod users;
