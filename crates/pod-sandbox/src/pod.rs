@@ -3,6 +3,7 @@
 mod remove;
 mod run;
 mod stop;
+pub(crate) mod user_namespace;
 
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
