@@ -1,6 +1,7 @@
 //! docs/errors.md: what is answered when something is wrong.
 
-use gantry_e2e::{BUSYBOX, Crictl, Daemon, Output, Stage, free_port, merge};
+use gantry_cri_api::v1;
+use gantry_e2e::{BUSYBOX, Crictl, Daemon, Output, Rpc, Stage, free_port, merge};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -80,9 +81,17 @@ fn a_container_that_has_ended() {
 fn what_is_not_there() {
     let (stage, daemon, crictl) = begin();
     let unknown = "0123456789abcdef";
-    for idempotent in [["stopp"], ["rmp"], ["stop"], ["rm"]] {
-        crictl.ok(&[idempotent[0], unknown]);
-    }
+    // crictl looks before it removes: asked without it.
+    let rpc = Rpc::connect(&daemon.socket());
+    let (pod_sandbox_id, container_id) = (unknown.to_owned(), unknown.to_owned());
+    let request = v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+    rpc.call(|mut c| async move { c.stop_pod_sandbox(request).await }).unwrap();
+    let request = v1::RemovePodSandboxRequest { pod_sandbox_id };
+    rpc.call(|mut c| async move { c.remove_pod_sandbox(request).await }).unwrap();
+    let request = v1::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+    rpc.call(|mut c| async move { c.stop_container(request).await }).unwrap();
+    let request = v1::RemoveContainerRequest { container_id };
+    rpc.call(|mut c| async move { c.remove_container(request).await }).unwrap();
     for call in [
         &["inspectp", unknown][..],
         &["inspect", unknown],
@@ -116,24 +125,41 @@ fn what_makes_no_sense() {
     let (stage, daemon, crictl) = begin();
     let long = "x".repeat(300);
     let huge = json!({"annotations": {"big": "x".repeat(10 << 20)}});
-    let pods: [(Value, &str); 6] = [
-        (json!({"metadata": {"name": ""}}), "name"),
-        (json!({"metadata": {"name": long}}), "name"),
-        (json!({"metadata": {"uid": ""}}), "uid"),
-        (json!({"metadata": {"namespace": long}}), "namespace"),
-        (json!({"hostname": "x".repeat(65)}), "host name"),
-        (huge.clone(), "4194304"),
+    // crictl looks at some of this itself: asked without it.
+    let rpc = Rpc::connect(&daemon.socket());
+    let good = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "bad".into(),
+            uid: "u".into(),
+            namespace: "n".into(),
+            attempt: 0,
+        }),
+        ..Default::default()
+    };
+    type Change = fn(&mut v1::PodSandboxConfig);
+    let pods: [(&str, Change); 7] = [
+        ("metadata", |c| c.metadata = None),
+        ("name", |c| c.metadata.as_mut().unwrap().name.clear()),
+        ("name", |c| c.metadata.as_mut().unwrap().name = "x".repeat(300)),
+        ("uid", |c| c.metadata.as_mut().unwrap().uid.clear()),
+        ("namespace", |c| c.metadata.as_mut().unwrap().namespace = "x".repeat(300)),
+        ("host name", |c| c.hostname = "x".repeat(65)),
+        ("4194304", |c| drop(c.annotations.insert("big".into(), "x".repeat(10 << 20)))),
     ];
-    for (over, word) in pods {
-        refused(&crictl.run_runp("", &stage.pod("bad", over)), "InvalidArgument", &[word]);
+    for (word, change) in pods {
+        let mut config = good.clone();
+        change(&mut config);
+        let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let status = rpc.call(|mut c| async move { c.run_pod_sandbox(request).await }).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{word}: {status}");
+        assert!(status.message().contains(word), "{word}: {status}");
     }
     let pod = stage.pod("p", json!({}));
     let pod_id = crictl.runp("", &pod);
     let missing = json!({"mounts": [{"host_path": "/nonexistent/volume", "container_path": "/v"}]});
     let limit = |name: &str, value: Value| json!({"linux": {"resources": {name: value}}});
     let security = |name: &str, value: Value| json!({"linux": {"security_context": {name: value}}});
-    let containers: [(Value, &str); 11] = [
-        (json!({"metadata": {"name": ""}}), "name"),
+    let containers: [(Value, &str); 10] = [
         (json!({"metadata": {"name": long}}), "name"),
         (huge, "4194304"),
         (missing, "/nonexistent/volume"),

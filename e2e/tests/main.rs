@@ -10,6 +10,7 @@ mod errors;
 mod exec;
 mod handlers;
 mod images;
+mod kill_at_every_step;
 mod logs;
 mod network;
 mod pods;

@@ -25,6 +25,9 @@ use std::sync::{Arc, Weak};
 /// Longest name, namespace, uid or host name that is taken.
 const MAX_NAME: usize = 253;
 
+/// How long the undoing of an earlier attempt at the same sandbox is waited for.
+const EARLIER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Size of a pod's /dev/shm, as the kubelet's users know it.
 const SHM_OPTIONS: &str = "mode=1777,size=67108864";
 
@@ -115,6 +118,7 @@ fn new_pod(
 
 async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
     let started = std::time::Instant::now();
+    wait_for_earlier(inner, pod).await;
     let result = build(inner, pod).await;
     match result {
         Ok(()) => {
@@ -126,6 +130,30 @@ async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
             pod.set_stopping();
             inner.abandon_pod(pod).await;
             Err(error)
+        }
+    }
+}
+
+/// Waits for the end of attempts at the same sandbox that failed or died with their daemon: they may still
+/// have its host ports. One that cannot be undone is not waited for.
+async fn wait_for_earlier(inner: &Inner, pod: &Pod) {
+    let same = |other: &PodRecord, own: &PodRecord| {
+        other.realm == own.realm && other.config.metadata == own.config.metadata
+    };
+    let earlier: Vec<Arc<Pod>> = {
+        let own = pod.record().clone();
+        let state = lock(&inner.state);
+        let dying = |p: &&Arc<Pod>| {
+            p.id != own.id && p.is_stopping() && {
+                let record = p.record();
+                record.state == PodState::Creating && same(&record, &own)
+            }
+        };
+        state.pods.values().filter(dying).cloned().collect()
+    };
+    for other in earlier {
+        if tokio::time::timeout(EARLIER_LIMIT, other.wait_gone()).await.is_err() {
+            tracing::warn!(pod = %pod.id, earlier = %other.id, "an earlier attempt is not undone yet; going on");
         }
     }
 }
