@@ -17,4 +17,5 @@ mod pods;
 mod resources;
 mod retries;
 mod sequence;
+mod sharing;
 mod user_namespaces;
