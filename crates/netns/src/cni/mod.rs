@@ -405,7 +405,8 @@ impl Inner {
                 (None, Some((n, file))) => Ok(format!("{} {} from {}", n.name, n.version, file.display())),
                 (problem, _) => Err(problem.unwrap_or_default()),
             };
-            checks.push(check("configuration", found, "install a network plugin and its configuration"));
+            let remedy = "install a network plugin, or use --cri-network builtin on a single node";
+            checks.push(check("configuration", found, remedy));
             for (file, why) in &loaded.bad {
                 let message = format!("{}: {why}", file.display());
                 checks.push(check("file", Err(message), "repair the file or remove it"));
