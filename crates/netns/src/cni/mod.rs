@@ -245,6 +245,10 @@ impl Inner {
             // An attempt that was cut off, or other ports: begin anew.
             self.take_back(&request.pod_id).await?;
         }
+        if self.problem().is_some() {
+            // What STATUS said may be out of date; a pod is reason enough to ask again.
+            self.ask_status().await;
+        }
         let loaded = self.current();
         let Some((network, _)) = loaded.network.as_ref().filter(|_| self.problem().is_none()) else {
             let why = self.problem().unwrap_or_default();
