@@ -2,6 +2,7 @@
 //! The end-to-end tests: `make e2e` runs them, as root, one after another.
 
 mod boundaries;
+mod cni;
 mod command_line;
 mod containers;
 mod crash;

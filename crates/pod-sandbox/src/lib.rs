@@ -29,7 +29,7 @@ mod stats;
 mod undo;
 mod view;
 
-pub use engine::{Engine, EngineConfig, PodNetwork};
+pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
