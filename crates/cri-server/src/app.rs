@@ -67,11 +67,12 @@ impl App {
     }
 
     async fn assemble(config: Config, programs: Programs, run_dir: &RunDir) -> Result<Parts> {
-        let cri = listen::bind(&config.listen).await?;
-        let local = listen::bind(&config.local_listen).await?;
+        let sockets = [config.listen_path(), config.local_listen_path()];
+        let cri = listen::bind(&sockets[0]).await?;
+        let local = listen::bind(&sockets[1]).await?;
 
         let store = StoreConfig {
-            registries_conf: config.registries_conf.clone(),
+            registries_conf: Some(config.registries_conf.clone()),
             ..StoreConfig::new(config.root.clone())
         };
         let (images, damaged_images) = ImageStore::open(store)?;
@@ -117,7 +118,6 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        let sockets = [config.listen, config.local_listen];
         Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
     }
 
