@@ -5,6 +5,7 @@
 //! [`App::serve`] answers until it is told to stop. Pods outlive the daemon: stopping it stops nothing.
 
 mod app;
+mod by_realm;
 mod code;
 pub mod config;
 mod image_service;

@@ -9,7 +9,7 @@ mod values;
 
 pub use layers::{ConfigError, DEFAULT_FILE, Layers, Origin, Problem, Setting};
 pub use text::{default_file, markdown_table};
-pub use values::{LogFilter, OptionValue, Shape, SocketAddress};
+pub use values::{LogFilter, Number, OptionValue, Shape, SocketAddress};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,3 @@
-use super::values::Number;
 use super::*;
 use rstest::rstest;
 
