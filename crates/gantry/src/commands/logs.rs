@@ -9,11 +9,11 @@ use file::LogFile;
 use gantry_cri_api::local::v1::WaitRequest;
 use gantry_cri_api::v1;
 use rustix::fs::inotify;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use gantry_sys::watched::Watched;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
 
 /// What to print.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +101,7 @@ async fn log_path(client: &mut Client, realm: Realm, id: &str) -> Result<PathBuf
 }
 
 /// Wakes when the log, or its directory, changes.
-struct Watch(AsyncFd<OwnedFd>);
+struct Watch(Watched);
 
 impl Watch {
     fn new(path: &Path) -> Result<Self> {
@@ -113,22 +113,16 @@ impl Watch {
             | inotify::WatchFlags::DELETE
             | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&inotify, dir, changes).with_context(|| format!("watch {}", dir.display()))?;
-        Ok(Self(AsyncFd::register(inotify).context("watch inotify")?))
+        Ok(Self(Watched::new(inotify, Interest::READABLE)?))
     }
 
     /// Waits for a change, and forgets all changes until then.
     async fn changed(&self) -> Result<()> {
-        let mut ready = self.0.readable().await?;
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(self.0.get_ref(), &mut space);
-        loop {
-            match events.next() {
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(e) => return Err(e).context("read inotify events"),
-            }
-        }
-        ready.clear_ready();
-        Ok(())
+        let read = |fd: BorrowedFd<'_>| {
+            // What changed is looked at anyway: only that something did counts.
+            let mut space = [0_u8; 4096];
+            rustix::io::read(fd, &mut space).map(drop).map_err(|e| gantry_sys::Error::new("read", "inotify", e))
+        };
+        Ok(self.0.io(Interest::READABLE, read).await?)
     }
 }
