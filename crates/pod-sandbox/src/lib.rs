@@ -10,6 +10,8 @@ mod container;
 mod engine;
 mod error;
 mod exec;
+#[cfg(debug_assertions)]
+mod fault;
 mod flight;
 pub mod handler;
 mod host;
@@ -20,8 +22,10 @@ mod pod;
 mod pod_files;
 mod record;
 mod recovery;
+mod set_aside;
 mod spawner;
 pub mod spec;
+mod stats;
 mod undo;
 mod view;
 
