@@ -3,6 +3,7 @@
 
 mod boundaries;
 mod command_line;
+mod configuration;
 mod containers;
 mod crash;
 mod disk_full;

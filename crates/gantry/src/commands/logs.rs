@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use file::LogFile;
 use gantry_cri_api::local::v1::WaitRequest;
 use gantry_cri_api::v1;
-use rustix::fs::inotify;
 use gantry_sys::watched::Watched;
+use rustix::fs::inotify;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -121,7 +121,9 @@ impl Watch {
         let read = |fd: BorrowedFd<'_>| {
             // What changed is looked at anyway: only that something did counts.
             let mut space = [0_u8; 4096];
-            rustix::io::read(fd, &mut space).map(drop).map_err(|e| gantry_sys::Error::new("read", "inotify", e))
+            rustix::io::read(fd, &mut space)
+                .map(drop)
+                .map_err(|e| gantry_sys::Error::new("read", "inotify", e))
         };
         Ok(self.0.io(Interest::READABLE, read).await?)
     }
