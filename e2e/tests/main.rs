@@ -4,6 +4,7 @@
 mod boundaries;
 mod cni;
 mod command_line;
+mod configuration;
 mod containers;
 mod crash;
 mod disk_full;
