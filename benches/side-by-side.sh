@@ -125,6 +125,7 @@ inside() {
     say "gantry"
     cat >"$work/start-gantry" <<EOF
 #!/bin/sh
+echo \$\$ >"$work/gantry.pid"
 exec "$work/gantry" serve --root "$work/gantry-root" --run-dir "$work/gantry-run" --cri-network builtin \
   --runtime runc=$(command -v runc) --listen "unix://$work/gantry.sock" --local-listen "unix://$work/local.sock" \
   >>"$work/gantry.log" 2>&1
@@ -141,14 +142,18 @@ EOF
   fi
 
   say "measuring"
+  local status=0 name pid
   "$work/gantry-bench" "${arguments[@]}" --image "$registry/bench/busybox:1" --dir "$work/pods" \
-    --cgroup-parent "/$BENCH_CGROUP" ${BENCH_JSON:+--json "$BENCH_JSON"} "$@" || {
-    local status=$?
-    for log in containerd gantry; do
-      [[ ! -e $work/$log.log ]] || { echo "-- end of $log's log:"; tail -n 15 "$work/$log.log"; } >&2
-    done
-    return "$status"
-  }
+    --cgroup-parent "/$BENCH_CGROUP" ${BENCH_JSON:+--json "$BENCH_JSON"} "$@" || status=$?
+  for name in containerd gantry; do
+    [[ -e $work/$name.pid ]] || continue
+    ((status == 0)) || { echo "-- end of $name's log:"; tail -n 15 "$work/$name.log"; } >&2
+    # An orderly end takes control groups away, which no namespace does.
+    pid=$(<"$work/$name.pid")
+    kill -TERM "$pid"
+    timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || { echo "$name does not end" >&2; status=1; }
+  done
+  return "$status"
 }
 
 # Directories, CNI network and configuration of containerd, all below $work.
@@ -189,6 +194,7 @@ state = "/run/containerd"
 EOF
   cat >"$work/start-containerd" <<EOF
 #!/bin/sh
+echo \$\$ >"$work/containerd.pid"
 exec containerd --config "$work/containerd.toml" >>"$work/containerd.log" 2>&1
 EOF
   chmod +x "$work/start-containerd"

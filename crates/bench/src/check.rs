@@ -102,7 +102,7 @@ fn mounts(mountinfo: &str) -> Result<()> {
     for (path, wanted) in [
         (kubelet::TOKEN_DIR, "ro"),
         ("/etc/hosts", "rw"),
-        ("/dev/termination-log", "rw"),
+        (kubelet::TERMINATION_LOG, "rw"),
         ("/proc/sys", "ro"),
     ] {
         // The image's /var/run may be a link to /run.

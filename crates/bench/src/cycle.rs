@@ -6,7 +6,7 @@ use crate::samples::{Metric, Samples};
 use crate::state::Side;
 use anyhow::{Context as _, Result, bail, ensure};
 use gantry_cri_api::v1;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
@@ -21,9 +21,16 @@ pub(crate) struct Running {
     pub(crate) container: String,
 }
 
-/// Starts a pod with its container; times each call and their sum.
+/// How long a started container may take until its program runs.
+const RUN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Starts a pod with its container; times each call, their sum, and the time until the program runs.
+///
+/// Runtimes may answer StartContainer before the program is executed.
 pub(crate) async fn start(side: &Side, pod: Pod, samples: &mut Samples) -> Result<Running> {
     let mut runtime = side.client.runtime.clone();
+    let readiness = pod.watch()?;
+    let begin = Instant::now();
     let request = v1::RunPodSandboxRequest {
         config: Some(pod.sandbox.clone()),
         runtime_handler: side.spec.handler.clone(),
@@ -49,6 +56,10 @@ pub(crate) async fn start(side: &Side, pod: Pod, samples: &mut Samples) -> Resul
         .await
         .with_context(|| format!("{}: StartContainer", side.spec.name))?;
     samples.add(Metric::PodStart, one + two + three);
+    let name = &side.spec.name;
+    let ready = tokio::task::spawn_blocking(move || readiness.wait(RUN_LIMIT));
+    ready.await.context("wait for the container")?.with_context(|| name.clone())?;
+    samples.add(Metric::PodRunning, begin.elapsed().as_secs_f64() * 1e3);
     Ok(Running { pod, sandbox, container })
 }
 
@@ -62,6 +73,17 @@ pub(crate) async fn end(side: &Side, running: &Running, samples: &mut Samples) -
         .time(Metric::StopContainer, runtime.stop_container(request))
         .await
         .with_context(|| format!("{name}: StopContainer"))?;
+    // One that was killed would tell of a signal that did not come through.
+    let request = v1::ContainerStatusRequest { container_id: container.clone(), verbose: false };
+    let status =
+        runtime.container_status(request).await.with_context(|| format!("{name}: ContainerStatus"))?;
+    let status = status.into_inner().status.unwrap_or_default();
+    ensure!(
+        status.state() == v1::ContainerState::ContainerExited && status.exit_code == 0,
+        "{name}: after StopContainer the container is {:?}, exit code {}",
+        status.state(),
+        status.exit_code
+    );
     let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
     let (_, two) = samples
         .time(Metric::StopPodSandbox, runtime.stop_pod_sandbox(request))

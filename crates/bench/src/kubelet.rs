@@ -1,11 +1,17 @@
 //! Configurations as the kubelet sends them: one pod with one container.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use gantry_cri_api::v1;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::io::retry_on_intr;
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Namespace label of every pod made here; cleaning up finds them by it.
 pub(crate) const NAMESPACE: &str = "gantry-bench";
@@ -23,6 +29,13 @@ pub(crate) const CONTAINER_PORT: i32 = 8080;
 pub(crate) const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Name server that pods are given.
 pub(crate) const NAME_SERVER: &str = "10.96.0.10";
+
+/// Where the container may leave a last word; here it tells that it runs.
+pub(crate) const TERMINATION_LOG: &str = "/dev/termination-log";
+/// The same on the host, in the pod's directory.
+const TERMINATION_FILE: &str = "termination-log";
+/// What the container writes there once its handler of SIGTERM is set.
+const READY: &str = "ready";
 
 /// What the kubelet prepares on the host for one pod, and the configurations it sends.
 #[derive(Debug, Clone)]
@@ -119,6 +132,7 @@ impl Template<'_> {
             readonly,
             ..Default::default()
         };
+        let program = format!("trap 'exit 0' TERM; echo {READY} >{TERMINATION_LOG}; sleep 1000000 & wait");
         v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: "main".to_owned(), attempt: 0 }),
             image: Some(v1::ImageSpec {
@@ -127,19 +141,19 @@ impl Template<'_> {
                 ..Default::default()
             }),
             // It must end by SIGTERM: as the first process of its namespace it needs a handler for that.
-            command: ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"].map(str::to_owned).to_vec(),
+            command: ["sh", "-c", &program].map(str::to_owned).to_vec(),
             working_dir: "/".to_owned(),
             envs: environment(),
             mounts: vec![
                 mount(TOKEN_DIR, "token", true),
                 mount("/etc/hosts", "etc-hosts", false),
-                mount("/dev/termination-log", "termination-log", false),
+                mount(TERMINATION_LOG, TERMINATION_FILE, false),
             ],
             labels,
             annotations: strings(&[
                 ("io.kubernetes.container.hash", "5f6d7c8a"),
                 ("io.kubernetes.container.restartCount", "0"),
-                ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"),
+                ("io.kubernetes.container.terminationMessagePath", TERMINATION_LOG),
                 ("io.kubernetes.container.terminationMessagePolicy", "File"),
                 ("io.kubernetes.pod.terminationGracePeriod", "30"),
             ]),
@@ -193,9 +207,19 @@ impl Pod {
         write("token/token", "a-token-of-a-service-account")?;
         write("token/namespace", NAMESPACE)?;
         write("etc-hosts", "# written for a benchmark\n127.0.0.1\tlocalhost\n")?;
-        write("termination-log", "")?;
-        fs::set_permissions(dir.join("termination-log"), fs::Permissions::from_mode(0o666))
-            .with_context(|| format!("chmod {}/termination-log", dir.display()))
+        write(TERMINATION_FILE, "")?;
+        fs::set_permissions(dir.join(TERMINATION_FILE), fs::Permissions::from_mode(0o666))
+            .with_context(|| format!("chmod {}/{TERMINATION_FILE}", dir.display()))
+    }
+
+    /// Begins to watch for the container's word that it runs. To be called before it is started.
+    pub(crate) fn watch(&self) -> Result<Readiness> {
+        let path = self.dir.join(TERMINATION_FILE);
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .context("inotify_init1")?;
+        inotify::add_watch(&inotify, &path, inotify::WatchFlags::MODIFY)
+            .with_context(|| format!("watch {}", path.display()))?;
+        Ok(Readiness { inotify, path })
     }
 
     /// Removes them.
@@ -205,6 +229,33 @@ impl Pod {
                 Err(error).with_context(|| format!("remove {}", self.dir.display()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// A container whose word is awaited.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    inotify: OwnedFd,
+    path: PathBuf,
+}
+
+impl Readiness {
+    /// Blocks until the container's program runs, for at most `limit` (whole seconds) between two events.
+    pub(crate) fn wait(&self, limit: Duration) -> Result<()> {
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
+        let mut buffer = [MaybeUninit::uninit(); 512];
+        loop {
+            let text =
+                fs::read_to_string(&self.path).with_context(|| format!("read {}", self.path.display()))?;
+            if text.trim_end() == READY {
+                return Ok(());
+            }
+            let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
+            let count = retry_on_intr(|| poll(&mut fds, Some(&limit))).context("poll inotify")?;
+            ensure!(count > 0, "the container did not run within {} s of its start", limit.tv_sec);
+            // One event is as good as many: what counts is the file. The others come with the next poll.
+            inotify::Reader::new(&self.inotify, &mut buffer).next().context("read inotify")?;
         }
     }
 }
@@ -331,6 +382,10 @@ mod tests {
         }
         let log = Path::new(&pod.sandbox.log_directory).join(&pod.container.log_path);
         assert!(log.parent().unwrap().is_dir());
+        let watch = pod.watch().unwrap();
+        fs::write(pod.dir.join(TERMINATION_FILE), format!("{READY}\n")).unwrap();
+        watch.wait(Duration::from_secs(10)).unwrap();
+        watch.wait(Duration::from_secs(10)).unwrap();
         pod.remove_files().unwrap();
         pod.remove_files().unwrap();
         assert!(!pod.dir.exists());
