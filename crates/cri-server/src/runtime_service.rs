@@ -172,11 +172,16 @@ impl RuntimeService for Runtime {
         let runtime =
             v1::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let handlers = self.engine.handlers();
-        let default = std::iter::once(String::new());
-        let working = handlers.iter().filter(|h| h.broken().is_none()).map(|h| h.name().to_owned());
-        let handlers_shown = default
-            .chain(working)
-            .map(|name| v1::RuntimeHandler { name, features: Some(v1::RuntimeHandlerFeatures::default()) });
+        let shown = |name: &str, features: gantry_pod_sandbox::handler::Features| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: features.user_namespaces,
+            }),
+        };
+        let default = handlers.get("").ok().map(|h| shown("", h.features()));
+        let working = handlers.iter().filter(|h| h.broken().is_none());
+        let handlers_shown = default.into_iter().chain(working.map(|h| shown(h.name(), h.features())));
         let info = if verbose { self.info() } else { BTreeMap::new() };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),

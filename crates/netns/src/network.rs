@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 /// How a built-in network is made.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ struct Inner {
     state: Mutex<State>,
     /// Made with the first attachment; held while it is being made.
     bridge: AsyncMutex<Option<(Bridge, Netlink)>>,
+    /// Shared by who changes his own elements of the rules, exclusive for who writes all of them anew.
+    rules: RwLock<()>,
     /// One call at a time per pod.
     turns: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
 }
@@ -71,6 +73,7 @@ impl BuiltinNetwork {
             nft: Nft::new(config.nft),
             state: Mutex::new(state),
             bridge: AsyncMutex::new(None),
+            rules: RwLock::new(()),
             turns: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, damaged))
@@ -241,6 +244,8 @@ impl Inner {
             return Ok(ready.clone());
         }
         let netlink = Netlink::open()?;
+        // Nobody gives his ports up between the look at who has some and the rules for them.
+        let _rules = self.rules.write().await;
         let attachments: Vec<AttachmentRecord> = self.state().attachments.values().cloned().collect();
         let made = bridge::ensure(&netlink, &self.records, &self.nft, self.subnet, &attachments).await?;
         let weak = Arc::downgrade(this);
@@ -335,6 +340,7 @@ impl Inner {
     async fn take_back(&self, pod_id: &str) -> Result<()> {
         let Some(record) = self.state().attachments.get(pod_id).cloned() else { return Ok(()) };
         let attachment = record.attachment;
+        let _rules = self.rules.read().await;
         if !attachment.ports.is_empty() {
             self.nft.remove(&attachment.bridge, attachment.ip, &attachment.ports).await.or_else(|error| {
                 // Without the table there are no elements in it.

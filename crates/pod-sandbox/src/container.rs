@@ -3,6 +3,7 @@
 mod bundle;
 mod create;
 mod log;
+mod mapped;
 mod paths;
 mod remove;
 mod start;

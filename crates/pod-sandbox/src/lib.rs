@@ -10,6 +10,8 @@ mod container;
 mod engine;
 mod error;
 mod exec;
+#[cfg(debug_assertions)]
+mod fault;
 mod flight;
 pub mod handler;
 mod host;

@@ -18,6 +18,21 @@ pub(crate) const VERSION: u32 = 1;
 /// Name of the record in the directory of its object.
 pub(crate) const FILE: &str = "record.json";
 
+/// Largest configuration of a sandbox or container that is taken, in bytes: well above what Kubernetes can
+/// send (an object has 1.5 MiB at most), so that records of many pods fit into the run directory.
+const MAX_CONFIG: usize = 4 << 20;
+
+/// Refuses a configuration that is too large.
+pub(crate) fn check_size(what: &str, bytes: usize) -> Result<()> {
+    if bytes <= MAX_CONFIG {
+        return Ok(());
+    }
+    let message = format!(
+        "the {what} configuration has {bytes} bytes, {MAX_CONFIG} at most; shorten its annotations or environment"
+    );
+    Err(Error::new(crate::Kind::InvalidArgument, message))
+}
+
 /// Where a sandbox is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

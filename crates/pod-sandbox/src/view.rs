@@ -105,6 +105,7 @@ impl Engine {
             "bundle": container.dir,
             "user": record.user,
             "runtimeHandler": container.pod.record().handler,
+            "owed": container.owed().iter().map(|step| format!("{step:?}")).collect::<Vec<_>>(),
             "config": record.config,
             "runtimeSpec": spec,
         })

@@ -5,7 +5,7 @@ use crate::engine::Inner;
 use crate::error::{Kind, io_error};
 use crate::pod::{PodNamespaces, namespace_path};
 use crate::record::{User, write_json};
-use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput};
+use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput, UserNs};
 use crate::{Error, Result};
 use gantry_cri_api::v1::{self, NamespaceMode};
 use gantry_image_store::Image;
@@ -119,7 +119,14 @@ fn namespaces(
             Ns::Join(namespace_path(process.pid, "pid"))
         }
     };
+    let user = crate::pod::user_namespace::wanted(&container.pod.record())?;
+    let own = security.namespace_options.as_ref().and_then(|o| o.userns_options.as_ref());
+    if user.is_none() && own.is_some_and(|u| u.mode == i32::from(NamespaceMode::Pod)) {
+        let message = "it asks for the user namespace of its sandbox, which has none of its own";
+        return Err(Error::new(Kind::InvalidArgument, message));
+    }
     Ok(Namespaces {
+        user: user.map(|maps| UserNs { path: namespace_path(pause, "user"), maps }),
         net: join(asked.host_network, "net"),
         ipc: join(asked.host_ipc, "ipc"),
         uts: join(asked.host_network, "uts"),

@@ -78,6 +78,10 @@ impl Inner {
             Err(error) if error.kind() == Kind::AlreadyExists => self.resume_start(container).await,
             Ok(other) => Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to a start"))),
             Err(error) => {
+                // A runtime that died after its work has left a container that nobody wants.
+                if let Err(survivor) = self.kill_leftovers(container).await {
+                    tracing::warn!(container = %container.id, error = %survivor, "left by a failed start");
+                }
                 let message = error.to_string();
                 container.note(|r| {
                     r.state = ContainerState::Exited;

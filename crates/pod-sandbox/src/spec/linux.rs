@@ -2,6 +2,7 @@
 
 use super::{Ns, SpecError, SpecInput, devices, resources, seccomp};
 use gantry_cri_api::v1;
+use gantry_monitor_api::IdMap;
 use serde_json::{Value, json};
 
 /// Paths of /proc and /sys that leak or change the host, hidden unless the request says otherwise.
@@ -50,6 +51,16 @@ pub(super) fn linux(
         all["maskedPaths"] = json!(paths(&security.masked_paths, &MASKED_PATHS));
         all["readonlyPaths"] = json!(paths(&security.readonly_paths, &READONLY_PATHS));
     }
+    if let Some(user) = &input.namespaces.user {
+        // Runtimes want the maps also where they join a namespace that has them.
+        let maps = |maps: &[IdMap]| -> Vec<Value> {
+            maps.iter()
+                .map(|m| json!({"containerID": m.inside, "hostID": m.outside, "size": m.length}))
+                .collect()
+        };
+        all["uidMappings"] = json!(maps(&user.maps.uids));
+        all["gidMappings"] = json!(maps(&user.maps.gids));
+    }
     if let Some(profile) = seccomp::seccomp(input, security)? {
         all["seccomp"] = profile;
     }
@@ -70,6 +81,9 @@ fn namespaces(input: &SpecInput<'_>, privileged: bool) -> Vec<Value> {
             Ns::New => all.push(json!({"type": kind})),
             Ns::Join(path) => all.push(json!({"type": kind, "path": path})),
         }
+    }
+    if let Some(user) = &input.namespaces.user {
+        all.push(json!({"type": "user", "path": user.path}));
     }
     if input.host.cgroup_v2 && !privileged {
         all.push(json!({"type": "cgroup"}));
