@@ -12,7 +12,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 MONITOR_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
 PROGRAMS := gantry gantry-monitor gantry-runtime
 
-.PHONY: help setup tools build build-ci check test unit e2e demo install clean
+.PHONY: help setup tools build build-ci check test unit e2e demo bench-build bench install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,13 @@ e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=nam
 
 demo: setup build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh
+
+bench-build: ## build gantry-bench for users' builds into target/dist
+	$(CARGO) build --locked --profile ci -p gantry-bench
+	@mkdir -p target/dist && cp --remove-destination target/ci/gantry-bench target/dist/
+
+bench: build bench-build ## measure beside Debian's containerd, as root (B="--rounds 10" passes options)
+	benches/side-by-side.sh $(B)
 
 install: build ## install programs, systemd unit and documents below PREFIX (/usr/local)
 	install -D -m 0755 target/dist/gantry $(DESTDIR)$(PREFIX)/bin/gantry
