@@ -14,12 +14,13 @@ pub struct DaemonBuilder {
     dir: PathBuf,
     root: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     registries_conf: PathBuf,
 }
 
 impl DaemonBuilder {
     pub(crate) fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
-        Self { root: dir.join("root"), dir, args: Vec::new(), registries_conf }
+        Self { root: dir.join("root"), dir, args: Vec::new(), env: Vec::new(), registries_conf }
     }
 
     /// Another place for images and writable layers.
@@ -33,6 +34,13 @@ impl DaemonBuilder {
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// A further variable of the environment of `gantry serve`.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -139,6 +147,7 @@ impl Daemon {
         command.arg("--root").arg(&setup.root).arg("--run-dir").arg(self.run_dir());
         command.args(["--listen", &socket("gantry.sock"), "--local-listen", &socket("local.sock")]);
         command.arg("--pid-file").arg(pid_file).args(["--log-level", "debug"]).args(&setup.args);
+        command.envs(setup.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         command.spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
     }
