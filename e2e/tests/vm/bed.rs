@@ -4,9 +4,6 @@ use gantry_e2e::{BUSYBOX, Crictl, Daemon, Stage};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Lines of the daemon's log that are shown when a test fails.
-const SHOWN: usize = 40;
-
 /// One stage with one daemon, which has the image.
 #[derive(Debug)]
 pub(crate) struct Bed {
@@ -31,11 +28,9 @@ impl Bed {
         self.stage.end();
     }
 
-    /// The last lines of the daemon's log.
-    pub(crate) fn end_of_log(&self) -> String {
-        let log = self.daemon.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    /// What the daemon has logged after its first `start` bytes.
+    pub(crate) fn log_from(&self, start: usize) -> String {
+        self.daemon.log().get(start..).unwrap_or_default().to_owned()
     }
 
     /// Starts a container that runs `script`, in a new pod called `p`.

@@ -72,12 +72,13 @@ fn title(name: &str, handler: &str) -> String {
 
 /// Runs one test; what it leaves when it fails is taken away for the next.
 fn run(bed: &Bed, test: Test, handler: &str) -> Result<(), Failed> {
+    let start = bed.daemon.log().len();
     let outcome = catch_unwind(AssertUnwindSafe(|| test(bed, handler)));
     let cleaned = catch_unwind(AssertUnwindSafe(|| bed.crictl.remove_all()));
     match (outcome, cleaned) {
         (Ok(()), Ok(())) => Ok(()),
         (Err(_), _) => {
-            eprintln!("{}", bed.end_of_log());
+            eprintln!("--- the daemon's log\n{}---", bed.log_from(start));
             Err("it panicked, see above".into())
         }
         (Ok(()), Err(_)) => Err("its pods could not be removed".into()),

@@ -29,7 +29,7 @@ pub(crate) fn a_stop_ends_what_left_the_session(bed: &Bed, handler: &str) {
 
 pub(crate) fn a_fork_bomb_is_held_and_ended(bed: &Bed, handler: &str) {
     let limits = json!({"linux": {"resources": {"unified": {"pids.max": "30"}}}});
-    let script = "echo ready; f() { f | f & }; while true; do f 2>/dev/null; done";
+    let script = "while :; do setsid sleep 100000 & done 2>/dev/null & exec tail -f /dev/null";
     let id = bed.start(handler, script, json!({}), limits);
     let cgroup = bed.cgroup(&id);
     // The kernel tells when it meets its limit.
