@@ -1,0 +1,13 @@
+#![forbid(unsafe_code)]
+//! Compose files, understood exactly.
+//!
+//! This crate is pure: the caller hands in a file system and an environment.
+
+pub mod dotenv;
+pub mod error;
+pub mod files;
+pub mod interpolate;
+pub mod node;
+pub mod yaml;
+
+pub use error::{Error, Result};
