@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::interpolate::Interpolator;
 use crate::node::{Source, Span};
+use indexmap::IndexMap;
 use std::sync::Arc;
 
 /// Most variables of one file.
@@ -15,10 +16,10 @@ const MAX_VARIABLES: usize = 10_000;
 ///
 /// # Errors
 /// A name with a character that names cannot have, a quote that does not end, a faulty variable in a value.
-pub fn parse(source: &Arc<Source>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<(String, String)>> {
+pub fn parse(source: &Arc<Source>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<IndexMap<String, String>> {
     let text = source.text().strip_prefix('\u{feff}').unwrap_or(source.text());
     let text = text.replace("\r\n", "\n");
-    let mut parser = Parser { source, text: &text, at: 0, lookup, found: Vec::new() };
+    let mut parser = Parser { source, text: &text, at: 0, lookup, found: IndexMap::new() };
     parser.run()?;
     Ok(parser.found)
 }
@@ -30,8 +31,8 @@ pub fn parse(source: &Arc<Source>, lookup: &dyn Fn(&str) -> Option<String>) -> R
 pub fn parse_raw(
     source: &Arc<Source>,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
+) -> Result<IndexMap<String, String>> {
+    let mut found = IndexMap::new();
     let text = source.text().strip_prefix('\u{feff}').unwrap_or(source.text());
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
@@ -44,20 +45,17 @@ pub fn parse_raw(
             return Err(Error::at(&span, format!("{name:?} cannot name a variable")));
         }
         if let Some(value) = value.map(str::to_owned).or_else(|| lookup(name)) {
-            set(&mut found, name, value, &span)?;
+            set(&mut found, name, value).map_err(|m| Error::at(&span, m))?;
         }
     }
     Ok(found)
 }
 
-fn set(found: &mut Vec<(String, String)>, name: &str, value: String, span: &Span) -> Result<()> {
-    match found.iter_mut().find(|(n, _)| n == name) {
-        Some((_, old)) => *old = value,
-        None if found.len() == MAX_VARIABLES => {
-            return Err(Error::at(span, format!("the file sets more than {MAX_VARIABLES} variables")));
-        }
-        None => found.push((name.to_owned(), value)),
+fn set(found: &mut IndexMap<String, String>, name: &str, value: String) -> std::result::Result<(), String> {
+    if found.len() == MAX_VARIABLES && !found.contains_key(name) {
+        return Err(format!("the file sets more than {MAX_VARIABLES} variables"));
     }
+    found.insert(name.to_owned(), value);
     Ok(())
 }
 
@@ -66,7 +64,7 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     lookup: &'a dyn Fn(&str) -> Option<String>,
-    found: Vec<(String, String)>,
+    found: IndexMap<String, String>,
 }
 
 impl Parser<'_> {
@@ -94,15 +92,16 @@ impl Parser<'_> {
         self.at += rest.len() - rest.trim_start_matches(what).len();
     }
 
-    /// Where in the file the parser is.
-    fn span(&self) -> Span {
-        let before = &self.text[..self.at];
+    /// A fault at an offset of the text.
+    fn fault(&self, at: usize, message: impl Into<String>) -> Error {
+        let before = &self.text[..at];
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Span::new(self.source, before.matches('\n').count() + 1, column)
+        let span = Span::new(self.source, before.matches('\n').count() + 1, column);
+        Error::at(&span, message)
     }
 
     fn statement(&mut self) -> Result<()> {
-        let start = self.span();
+        let start = self.at;
         if self.rest().strip_prefix("export").is_some_and(|r| r.starts_with([' ', '\t'])) {
             self.at += "export".len();
             self.skip(blank);
@@ -113,33 +112,35 @@ impl Parser<'_> {
         let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '[' | ']');
         if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
             let what = if bad == ' ' { "a space".to_owned() } else { format!("{bad:?}") };
-            return Err(Error::at(&start, format!("the name of a variable cannot have {what}: {name:?}")));
+            return Err(self.fault(start, format!("the name of a variable cannot have {what}: {name:?}")));
         }
         if name.is_empty() {
-            return Err(Error::at(&start, "the variable has no name"));
+            return Err(self.fault(start, "the variable has no name"));
         }
         let Some(end) = end else {
             self.at += line.len();
             return match (self.lookup)(&name) {
-                Some(value) => set(&mut self.found, &name, value, &start),
+                Some(value) => {
+                    set(&mut self.found, &name, value).map_err(|message| self.fault(start, message))
+                }
                 None => Ok(()),
             };
         };
         self.at += end + 1;
         self.skip(blank);
         let value = self.value()?;
-        set(&mut self.found, &name, value, &start)
+        set(&mut self.found, &name, value).map_err(|message| self.fault(start, message))
     }
 
     fn value(&mut self) -> Result<String> {
-        let span = self.span();
+        let start = self.at;
         let quote = match self.rest().as_bytes().first() {
             Some(quote @ (b'"' | b'\'')) => char::from(*quote),
             _ => {
                 let line = self.rest().split('\n').next().unwrap_or_default().to_owned();
                 self.at += line.len();
                 let value = line.split(" #").next().unwrap_or_default().trim_end();
-                return self.expand(value, &span);
+                return self.expand(value, start);
             }
         };
         let mut value = String::new();
@@ -165,21 +166,21 @@ impl Parser<'_> {
             escaped = false;
         }
         let Some(end) = end else {
-            return Err(Error::at(&span, "the quoted value does not end"));
+            return Err(self.fault(start, "the quoted value does not end"));
         };
         self.at += end;
-        if quote == '"' { self.expand(&unescape(&value), &span) } else { Ok(value) }
+        if quote == '"' { self.expand(&unescape(&value), start) } else { Ok(value) }
     }
 
-    fn expand(&self, value: &str, span: &Span) -> Result<String> {
+    fn expand(&self, value: &str, start: usize) -> Result<String> {
         if !value.contains('$') {
             return Ok(value.to_owned());
         }
         let own = |name: &str| {
             (self.lookup)(name)
-                .or_else(|| self.found.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()))
+                .or_else(|| self.found.get(name).cloned())
         };
-        Interpolator::new(&own).substitute(value).map_err(|message| Error::at(span, message))
+        Interpolator::new(&own).substitute(value).map_err(|message| self.fault(start, message))
     }
 }
 

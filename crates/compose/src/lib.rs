@@ -3,11 +3,16 @@
 //!
 //! This crate is pure: the caller hands in a file system and an environment.
 
+pub mod canonical;
 pub mod dotenv;
 pub mod error;
 pub mod files;
 pub mod interpolate;
+pub mod merge;
 pub mod node;
+pub mod schema;
+pub mod short;
+pub mod units;
 pub mod yaml;
 
 pub use error::{Error, Result};
