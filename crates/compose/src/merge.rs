@@ -60,31 +60,23 @@ const IDENTITIES: [(&str, Identity); 20] = [
     ("services.*.build.secrets", Identity::Placed("/run/secrets")),
 ];
 
-/// Whether what `!reset` and `!override` mark is to be remembered for a file still to come below.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Tags {
-    /// Their work ends here.
-    Done,
-    /// They are to act once more on what an earlier file says.
-    Kept,
-}
-
 /// The later value on top of the earlier one.
 ///
 /// # Errors
 /// Two kinds of values that cannot meet, with both places.
-pub fn merge(base: Node, over: Node, path: &Path, tags: Tags) -> Result<Node> {
-    if over.tag.is_some() || (over.is_null() && !VARIABLES.iter().any(|p| below(path, p))) {
-        return Ok(if over.tag.is_some() { over } else { base });
-    }
-    if REPLACED.iter().any(|p| path.is(p)) {
+pub fn merge(base: Node, over: Node, path: &Path) -> Result<Node> {
+    // Marks stay: they may be meant for an earlier file too.
+    if over.tag.is_some() || REPLACED.iter().any(|p| path.is(p)) {
         return Ok(over);
+    }
+    if over.is_null() && !VARIABLES.iter().any(|p| below(path, p)) {
+        return Ok(base);
     }
     if path.is("services.*.logging") && !same_driver(&base, &over) {
         return Ok(over);
     }
     if path.is("networks.*.ipam.config") {
-        return by_name(base, over, "subnet", path, tags);
+        return by_name(base, over, "subnet", path);
     }
     match (base.value, over.value) {
         (Value::Map(base_map), Value::Map(over_map)) => {
@@ -93,7 +85,7 @@ pub fn merge(base: Node, over: Node, path: &Path, tags: Tags) -> Result<Node> {
                 match map.get_mut(key.name.as_str()) {
                     Some(slot) => {
                         let old = std::mem::replace(slot, Node::new(Value::Null, &key.span));
-                        *slot = merge(old, value, &path.join(&key.name), tags)?;
+                        *slot = merge(old, value, &path.join(&key.name))?;
                     }
                     None => {
                         map.insert(key, value);
@@ -138,7 +130,7 @@ fn same_driver(base: &Node, over: &Node) -> bool {
 }
 
 /// Lists of mappings that meet where the value under `name` is the same.
-fn by_name(base: Node, over: Node, name: &str, path: &Path, tags: Tags) -> Result<Node> {
+fn by_name(base: Node, over: Node, name: &str, path: &Path) -> Result<Node> {
     let (Value::Seq(mut list), Value::Seq(more)) = (base.value, over.value) else {
         return Err(Error::at(&over.span, format!("{path}: only lists can be merged here")));
     };
@@ -147,7 +139,7 @@ fn by_name(base: Node, over: Node, name: &str, path: &Path, tags: Tags) -> Resul
         match list.iter_mut().find(|old| old.text(&[name]) == key.as_deref()) {
             Some(old) => {
                 let before = old.clone();
-                *old = merge(before, item, &path.join("[]"), tags)?;
+                *old = merge(before, item, &path.join("[]"))?;
             }
             None => list.push(item),
         }
@@ -237,7 +229,7 @@ fn identity_of(identity: Identity, item: &Node) -> Option<String> {
 /// # Errors
 /// What [`merge`] and [`unique`] refuse.
 pub fn files(base: Node, over: Node) -> Result<Node> {
-    let mut merged = merge(base, over, &Path::default(), Tags::Done)?;
+    let mut merged = merge(base, over, &Path::default())?;
     settle(&mut merged);
     unique(&mut merged, &Path::default())?;
     Ok(merged)
@@ -252,7 +244,7 @@ pub fn extend(mut base: Node, over: Node, name: &str) -> Result<Node> {
     settle(&mut base);
     let path = Path::default().join("services").join(name);
     let tag = over.tag;
-    let mut merged = merge(base, Node { tag: None, ..over }, &path, Tags::Kept)?;
+    let mut merged = merge(base, Node { tag: None, ..over }, &path)?;
     merged.tag = tag;
     unique(&mut merged, &path)?;
     Ok(merged)
