@@ -15,8 +15,10 @@ use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, BuiltinNetwork};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, PodNetwork, Realm, Result};
+use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, OnDisconnect, PodNetwork, Realm, Result};
+use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -42,6 +44,8 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    streaming: Streaming,
+    stream_server: StreamServer,
 }
 
 impl App {
@@ -117,8 +121,13 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
+        let endpoint = Arc::new(engine.endpoint(OnDisconnect::Kill));
+        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
+            .await
+            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
         let sockets = [config.listen, config.local_listen];
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
+        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup, streaming, stream_server })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -135,7 +144,8 @@ impl App {
         let cri = parts.router(Realm::Cri);
         let local = parts.router(Realm::Local).add_service(local_api);
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told));
+        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
+        let streams = tokio::spawn(parts.stream_server.serve(wait(told)));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
         if let Some(path) = &parts.pid_file {
             write_pid_file(path)?;
@@ -143,7 +153,7 @@ impl App {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the daemon is ready");
         }
-        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), "ready");
+        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), streaming = parts.streaming.base_url(), "ready");
 
         stop.await;
         tracing::info!("stopping; pods go on running");
@@ -157,6 +167,9 @@ impl App {
                 }
             }
         };
+        if let Err(error) = streams.await {
+            tracing::error!(%error, "the streaming server ended abnormally");
+        }
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
@@ -174,7 +187,12 @@ impl App {
 
 impl Parts {
     fn router(&self, realm: Realm) -> tonic::transport::server::Router {
-        let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+        let runtime = Runtime {
+            engine: self.engine.clone(),
+            streaming: self.streaming.clone(),
+            realm,
+            systemd_cgroup: self.systemd_cgroup,
+        };
         let images = Images { store: self.engine.images().clone(), realm };
         let runtime = RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)

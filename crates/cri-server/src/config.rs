@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// How the kubelet's pods get a network.
@@ -113,6 +114,7 @@ pub struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) listen: PathBuf,
     pub(crate) local_listen: PathBuf,
+    pub(crate) stream_address: SocketAddr,
     pub(crate) cri_network: CriNetwork,
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) runtimes: BTreeMap<String, PathBuf>,
@@ -166,10 +168,14 @@ impl Options {
             Some(address) => unix_path(option, &address),
             None => Ok(run_dir.join(name)),
         };
-        if let Some(address) = &self.stream_address {
-            let parsed: Result<std::net::SocketAddr, _> = address.parse();
-            let reason = |e| format!("{address:?} is not an address such as 127.0.0.1:0: {e}");
-            parsed.map_err(|e| ConfigError::Option { option: "--stream-address", reason: reason(e) })?;
+        let address = self.stream_address.as_deref().unwrap_or("127.0.0.1:0");
+        let bad_address = |reason| ConfigError::Option { option: "--stream-address", reason };
+        let stream_address: SocketAddr = address.parse().map_err(|e| {
+            bad_address(format!("{address:?} is not an address such as 127.0.0.1:0: {e}"))
+        })?;
+        if stream_address.ip().is_unspecified() {
+            // It stands in the URLs that clients connect to.
+            return Err(bad_address(format!("{address:?} is every address; name the one that clients connect to")));
         }
         let cgroup_driver = self.cgroup_driver.unwrap_or(CgroupDriver::Cgroupfs);
         if cgroup_driver == CgroupDriver::Systemd && !Path::new("/run/systemd/system").is_dir() {
@@ -190,6 +196,7 @@ impl Options {
             listen,
             local_listen,
             run_dir,
+            stream_address,
             cri_network: self.cri_network.unwrap_or(CriNetwork::Cni),
             cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
             runtimes: self.runtimes,
@@ -252,6 +259,8 @@ mod tests {
         assert!(address.contains("--listen") && address.contains("unix://"), "{address}");
         let stream = bad(Options { stream_address: Some("nowhere".into()), ..Options::default() });
         assert!(stream.contains("--stream-address"), "{stream}");
+        let every = bad(Options { stream_address: Some("0.0.0.0:10010".into()), ..Options::default() });
+        assert!(every.contains("every address"), "{every}");
         let same = Options {
             listen: Some("unix:///s".into()),
             local_listen: Some("unix:///s".into()),

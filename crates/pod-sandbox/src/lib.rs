@@ -22,6 +22,7 @@ mod record;
 mod recovery;
 mod spawner;
 pub mod spec;
+mod streaming;
 mod undo;
 mod view;
 
@@ -30,5 +31,6 @@ pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
+pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;
