@@ -14,3 +14,4 @@ mod network;
 mod pods;
 mod retries;
 mod sequence;
+mod streaming;
