@@ -20,4 +20,5 @@ mod resources;
 mod retries;
 mod sequence;
 mod sharing;
+mod streaming;
 mod user_namespaces;

@@ -17,7 +17,9 @@ use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
 use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -44,6 +46,8 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    streaming: Streaming,
+    stream_server: StreamServer,
 }
 
 impl App {
@@ -127,7 +131,13 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
+        let endpoint = Arc::new(engine.endpoint(config.exec_on_disconnect.into()));
+        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
+            .await
+            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+        let pid_file = config.pid_file;
+        Ok(Parts { engine, cri, local, pid_file, sockets, systemd_cgroup, streaming, stream_server })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -141,7 +151,9 @@ impl App {
         };
         let (cri, local) = (parts.cri_router(), parts.local_router());
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told));
+        let local =
+            local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
+        let streams = tokio::spawn(parts.stream_server.serve(wait(told)));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
         if let Some(path) = &parts.pid_file {
             write_pid_file(path)?;
@@ -149,7 +161,7 @@ impl App {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the daemon is ready");
         }
-        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), "ready");
+        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), streaming = parts.streaming.base_url(), "ready");
 
         stop.await;
         tracing::info!("stopping; pods go on running");
@@ -163,6 +175,9 @@ impl App {
                 }
             }
         };
+        if let Err(error) = streams.await {
+            tracing::error!(%error, "the streaming server ended abnormally");
+        }
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
@@ -194,7 +209,12 @@ impl Parts {
     }
 
     fn runtime(&self, realm: Realm) -> RuntimeServiceServer<Runtime> {
-        let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+        let runtime = Runtime {
+            engine: self.engine.clone(),
+            streaming: self.streaming.clone(),
+            realm,
+            systemd_cgroup: self.systemd_cgroup,
+        };
         RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)

@@ -26,6 +26,7 @@ mod set_aside;
 mod spawner;
 pub mod spec;
 mod stats;
+mod streaming;
 mod undo;
 mod view;
 
@@ -34,5 +35,6 @@ pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
+pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

@@ -82,8 +82,11 @@ options! {
     listen, "listen": SocketAddress = "\"unix://{run_dir}/gantry.sock\"";
     /// Socket of the CRI and the local API, for the gantry command line.
     local_listen, "local-listen": SocketAddress = "\"unix://{run_dir}/local.sock\"";
-    /// Address of the streaming server. It is checked and kept; the server itself is still to come.
+    /// Where exec, attach and port-forward are served. It stands in their URLs, so it cannot be 0.0.0.0.
     stream_address, "stream-address": SocketAddr = "\"127.0.0.1:0\"";
+    /// What becomes of an exec'd command whose client goes away: it is killed, or left to see the end of its
+    /// input.
+    exec_on_disconnect, "exec-on-disconnect": ExecOnDisconnect = "\"kill\"";
     /// Network of the kubelet's pods: CNI plugins, or the built-in bridge for tests and single nodes.
     cri_network, "cri-network": CriNetwork = "\"cni\"";
     /// Directory of CNI configurations.
@@ -127,6 +130,25 @@ choices! {
 }
 
 choices! {
+    /// What becomes of an exec'd command whose client goes away.
+    ExecOnDisconnect {
+        /// It is killed with what it started.
+        Kill = "kill",
+        /// It sees the end of its input, and goes on if it can.
+        Leave = "leave",
+    }
+}
+
+impl From<ExecOnDisconnect> for gantry_pod_sandbox::OnDisconnect {
+    fn from(asked: ExecOnDisconnect) -> Self {
+        match asked {
+            ExecOnDisconnect::Kill => Self::Kill,
+            ExecOnDisconnect::Leave => Self::Leave,
+        }
+    }
+}
+
+choices! {
     /// Who manages control groups.
     CgroupDriver {
         /// Gantry and the OCI runtime write the cgroup file system.
@@ -165,6 +187,10 @@ impl Config {
                 "local_listen",
                 "is the same socket as listen; the two serve different realms".into(),
             ));
+        }
+        if self.stream_address.ip().is_unspecified() {
+            let reason = "is every address; name the one that clients connect to";
+            found.push(("stream_address", reason.into()));
         }
         // CNI_PATH separates directories by colons.
         let has_colon = |d: &PathBuf| d.as_os_str().as_encoded_bytes().contains(&b':');
