@@ -48,7 +48,7 @@ impl Inner {
         let mut report = RecoveryReport::default();
         let dir = self.pods_dir();
         let entries = std::fs::read_dir(&dir).map_err(io_error("list", &dir))?;
-        let (mut adopt, mut alive) = (Vec::new(), Vec::new());
+        let (mut adopt, mut alive, mut aside) = (Vec::new(), Vec::new(), Vec::new());
         for entry in entries.flatten() {
             let dir = entry.path();
             match self.load(&dir) {
@@ -65,10 +65,13 @@ impl Inner {
                 }
                 Err(error) => {
                     let ids = crate::set_aside::container_ids(&dir)?;
+                    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
                     let (place, why) = match self.set_aside(&dir).await {
-                        Ok(place) => (place, error.to_string()),
+                        Ok(place) => {
+                            aside.extend(name);
+                            (place, error.to_string())
+                        }
                         Err(survivor) => {
-                            let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
                             alive.extend(name.into_iter().chain(ids));
                             (dir, format!("{error}; its processes could not be ended: {survivor}"))
                         }
@@ -90,6 +93,7 @@ impl Inner {
             }
         }
         self.recover_network_and_snapshots(&alive).await;
+        self.unpin_networks(aside).await;
         Ok(report)
     }
 
@@ -110,6 +114,17 @@ impl Inner {
             let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));
             if let Err(error) = removed.await {
                 tracing::warn!(%error, "writable layer of a container that is gone not removed");
+            }
+        }
+    }
+
+    /// Removes what keeps the network namespaces of damaged sandboxes that were ended.
+    async fn unpin_networks(self: &Arc<Self>, pods: Vec<String>) {
+        for pod in pods {
+            let networks = self.networks.clone();
+            let unpin = move || networks.unpin(&pod, &networks.pin_path(&pod)).map_err(Error::from);
+            if let Err(error) = crate::flight::blocking(unpin).await {
+                tracing::warn!(%error, "network namespace of a damaged sandbox not removed");
             }
         }
     }

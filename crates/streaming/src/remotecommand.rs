@@ -62,7 +62,7 @@ async fn join(
     };
     let inputs = async {
         tokio::join!(copy_in(stdin, to_stdin), follow_size(resize, set_size));
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let exit = tokio::select! {
         exit = outputs => exit,

@@ -139,7 +139,7 @@ async fn a_client_that_stops_reading_stops_the_process_and_costs_little() {
 #[tokio::test]
 async fn input_that_nobody_reads_waits_with_the_client() {
     let server = Served::start(|_| {}).await;
-    let (mut client, [_, stdin, _, _]) = exec(&server, true, "sleep 1000 & wait", "v4.channel.k8s.io").await;
+    let (client, [_, stdin, _, _]) = exec(&server, true, "sleep 1000 & wait", "v4.channel.k8s.io").await;
     // Go's clients keep to no window: they fill what the sockets take and then wait.
     let chunk = vec![0; 1 << 20];
     let mut sent = 0_usize;

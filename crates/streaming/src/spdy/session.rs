@@ -505,7 +505,7 @@ fn opened(
     let reset = CancellationToken::new();
     {
         let mut state = shared.state();
-        if id % 2 == 0 || id <= state.last_id {
+        if id.is_multiple_of(2) || id <= state.last_id {
             return Err(Fault::protocol("the number of a new stream is even or not above the last"));
         }
         state.last_id = id;

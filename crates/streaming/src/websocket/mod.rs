@@ -212,10 +212,10 @@ async fn read_all<S>(
         match take(bytes, coding) {
             Taken::Data(channel, bytes) => {
                 // Channels that are unknown, or not the client's, are ignored.
-                if let Some(Some(queue)) = queues.get(usize::from(channel)) {
-                    if !bytes.is_empty() {
-                        queue.push(bytes).await;
-                    }
+                if let Some(Some(queue)) = queues.get(usize::from(channel))
+                    && !bytes.is_empty()
+                {
+                    queue.push(bytes).await;
                 }
             }
             Taken::Closed(channel) => {
