@@ -68,10 +68,21 @@ fn exec_has_both_outputs_input_and_the_exit_code() {
             let size = around(
                 &playing.crictl,
                 "head -c 30000000 /dev/zero | tr '\\0' x | \"$@\"",
-                &["exec", "-i", "-r", transport, &id, "sh", "-c", "tee /dev/stderr | sha256sum >/tmp/sum; cat /tmp/sum"],
+                &[
+                    "exec",
+                    "-i",
+                    "-r",
+                    transport,
+                    &id,
+                    "sh",
+                    "-c",
+                    "tee /dev/stderr | sha256sum >/tmp/sum; cat /tmp/sum",
+                ],
             );
             assert_eq!(size.stderr.len(), 30_000_000, "{what}");
-            let direct = run(Command::new("sh").args(["-c", "head -c 30000000 /dev/zero | tr '\\0' x | sha256sum"])).ok();
+            let direct =
+                run(Command::new("sh").args(["-c", "head -c 30000000 /dev/zero | tr '\\0' x | sha256sum"]))
+                    .ok();
             assert_eq!(size.stdout.trim(), direct.trim(), "{what}");
             let missing = playing.crictl.run(&["exec", "-r", transport, &id, "/no/such/program"]).fails();
             assert!(missing.contains("/no/such/program"), "{what}: {missing}");
@@ -209,7 +220,8 @@ fn a_daemon_that_dies_ends_its_clients_and_the_next_serves_again() {
     let playing = Playing::new();
     let script = "while read line; do echo got $line; done";
     let (_, id) = playing.container("runc", script, json!({"stdin": true}));
-    let mut exec = spawn(&playing.crictl, &["exec", "-i", &id, "sh", "-c", "echo ready; cat; echo eof >/tmp/eof"]);
+    let mut exec =
+        spawn(&playing.crictl, &["exec", "-i", &id, "sh", "-c", "echo ready; cat; echo eof >/tmp/eof"]);
     assert_eq!(line(&mut exec), "ready\n");
     let mut attach = spawn(&playing.crictl, &["attach", "-i", &id]);
     attach.stdin.as_mut().unwrap().write_all(b"one\n").unwrap();

@@ -127,7 +127,16 @@ impl App {
             .await
             .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
         let sockets = [config.listen, config.local_listen];
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup, streaming, stream_server })
+        Ok(Parts {
+            engine,
+            cri,
+            local,
+            pid_file: config.pid_file,
+            sockets,
+            systemd_cgroup,
+            streaming,
+            stream_server,
+        })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -144,7 +153,8 @@ impl App {
         let cri = parts.router(Realm::Cri);
         let local = parts.router(Realm::Local).add_service(local_api);
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
+        let local =
+            local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
         let streams = tokio::spawn(parts.stream_server.serve(wait(told)));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
         if let Some(path) = &parts.pid_file {

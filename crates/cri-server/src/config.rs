@@ -170,12 +170,14 @@ impl Options {
         };
         let address = self.stream_address.as_deref().unwrap_or("127.0.0.1:0");
         let bad_address = |reason| ConfigError::Option { option: "--stream-address", reason };
-        let stream_address: SocketAddr = address.parse().map_err(|e| {
-            bad_address(format!("{address:?} is not an address such as 127.0.0.1:0: {e}"))
-        })?;
+        let stream_address: SocketAddr = address
+            .parse()
+            .map_err(|e| bad_address(format!("{address:?} is not an address such as 127.0.0.1:0: {e}")))?;
         if stream_address.ip().is_unspecified() {
             // It stands in the URLs that clients connect to.
-            return Err(bad_address(format!("{address:?} is every address; name the one that clients connect to")));
+            return Err(bad_address(format!(
+                "{address:?} is every address; name the one that clients connect to"
+            )));
         }
         let cgroup_driver = self.cgroup_driver.unwrap_or(CgroupDriver::Cgroupfs);
         if cgroup_driver == CgroupDriver::Systemd && !Path::new("/run/systemd/system").is_dir() {

@@ -11,9 +11,9 @@ mod message;
 mod record;
 
 pub use client::{Client, ClientError, Incoming, decode, encode};
-pub use message::{AttachRequest, 
-    ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, Namespaces, Process,
-    Reply, Request, Setup, StartRequest, Started,
+pub use message::{
+    AttachRequest, ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello,
+    Namespaces, Process, Reply, Request, Setup, StartRequest, Started,
 };
 pub use record::{EXIT_FILE, ExitRecord, RecordError};
 

@@ -7,7 +7,9 @@ use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
 use crate::spawn::Streams;
-use gantry_monitor_api::{ErrorKind, ExecRequest, Failure, Process, Reply, Request, StartRequest, Started, VERSION};
+use gantry_monitor_api::{
+    ErrorKind, ExecRequest, Failure, Process, Reply, Request, StartRequest, Started, VERSION,
+};
 use gantry_sys::console::ConsoleSocket;
 use gantry_sys::pidfd;
 use std::fs::File;
@@ -48,7 +50,10 @@ enum Purpose {
         output: Output,
         console: Option<ConsoleSocket>,
     },
-    Exec { exec_id: String, killed: bool },
+    Exec {
+        exec_id: String,
+        killed: bool,
+    },
 }
 
 /// Our ends of a container's output. They go to the log thread once the container runs; what the OCI

@@ -110,7 +110,11 @@ impl Endpoint for PodEndpoint {
         Box::pin(async move { attach(&inner, request).await.map_err(|e| told("Attach", &e)) })
     }
 
-    fn port_forward(&self, pod: &str, port: u16) -> BoxFuture<'_, std::result::Result<Box<dyn Duplex>, String>> {
+    fn port_forward(
+        &self,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, std::result::Result<Box<dyn Duplex>, String>> {
         let (inner, pod) = (self.inner.clone(), pod.to_owned());
         Box::pin(async move { dial(&inner, &pod, port).await.map_err(|e| told("PortForward", &e)) })
     }
@@ -318,7 +322,9 @@ async fn attached_end(container: Arc<Container>, eof: CancellationToken) -> Exit
     // The end of the output is seen before that of the container, which closed it.
     match tokio::time::timeout(END_LIMIT, container.wait_exited()).await {
         Ok(()) => Exit::Code(0),
-        Err(_) => Exit::Failed("the container goes on, but its output was closed or was not read in time".into()),
+        Err(_) => {
+            Exit::Failed("the container goes on, but its output was closed or was not read in time".into())
+        }
     }
 }
 
@@ -382,7 +388,8 @@ async fn dial(inner: &Arc<Inner>, pod: &str, port: u16) -> Result<Box<dyn Duplex
     let pod = lock(&inner.state).pods.get(pod).cloned();
     let pod = pod.filter(|p| p.record().state == PodState::Ready);
     let pod = pod.ok_or_else(|| Error::new(Kind::NotFound, "the pod sandbox is gone or not ready"))?;
-    let pause = pod.record().pause.ok_or_else(|| Error::new(Kind::Internal, "the sandbox has no pause process"))?;
+    let pause =
+        pod.record().pause.ok_or_else(|| Error::new(Kind::Internal, "the sandbox has no pause process"))?;
     let path = crate::pod::namespace_path(pause.pid, "net");
     let namespace = File::open(&path).map_err(io_error("open", &path))?;
     // Opened before the look: if it is still the same process, the namespace is the pod's.
@@ -393,7 +400,8 @@ async fn dial(inner: &Arc<Inner>, pod: &str, port: u16) -> Result<Box<dyn Duplex
     let [v4, v6] = made.await.map_err(|e| Error::internal(&e))??;
     let mut refused = None;
     for (socket, address) in [(v4, format!("127.0.0.1:{port}")), (v6, format!("[::1]:{port}"))] {
-        let failed = |e: &dyn std::fmt::Display| Error::new(Kind::Unavailable, format!("connect to {address}: {e}"));
+        let failed =
+            |e: &dyn std::fmt::Display| Error::new(Kind::Unavailable, format!("connect to {address}: {e}"));
         let connected = match (socket, address.parse()) {
             (Ok(socket), Ok(to)) => tokio::time::timeout(DIAL_LIMIT, socket.connect(to)).await,
             (Err(e), _) => {

@@ -4,7 +4,8 @@ use crate::activity::Activity;
 use crate::collect::{self, SOCKET_CHANNELS, Wanted};
 use crate::endpoint::{PortForwardRequest, Session};
 use crate::negotiate::{
-    self, PORT_FORWARD, PORT_SOCKETS, PROTOCOL_VERSION, PortSocket, Refusal, SOCKET_VERSIONS, VERSIONS, Version,
+    self, PORT_FORWARD, PORT_SOCKETS, PROTOCOL_VERSION, PortSocket, Refusal, SOCKET_VERSIONS, VERSIONS,
+    Version,
 };
 use crate::server::Shared;
 use crate::spdy::{Connection, Limits};
@@ -50,7 +51,8 @@ impl Service {
         if request.method() != Method::GET && request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"));
         }
-        let unknown = || Refusal::new(StatusCode::NOT_FOUND, "no such streaming request, or its time is over");
+        let unknown =
+            || Refusal::new(StatusCode::NOT_FOUND, "no such streaming request, or its time is over");
         let path = request.uri().path().strip_prefix('/').unwrap_or_default();
         let (kind, token) = path.split_once('/').ok_or_else(unknown)?;
         let behind = self.shared.tokens.take(kind, token).ok_or_else(unknown)?;
@@ -169,19 +171,18 @@ async fn speak(
     let limit = config.stream_creation;
     let broken = |error| tracing::error!(%error, "no SPDY connection can be made");
     match (spoken, behind) {
-        (Spoken::Spdy(_), Request::PortForward(request)) => {
-            match Connection::start(io, limits, activity) {
-                Ok(connection) => {
-                    portforward::serve_spdy(connection, shared.endpoint.clone(), Arc::new(request), limit).await;
-                }
-                Err(error) => broken(error),
+        (Spoken::Spdy(_), Request::PortForward(request)) => match Connection::start(io, limits, activity) {
+            Ok(connection) => {
+                portforward::serve_spdy(connection, shared.endpoint.clone(), Arc::new(request), limit).await;
             }
-        }
+            Err(error) => broken(error),
+        },
         (Spoken::Ports(PortSocket::Tunnel, _), Request::PortForward(request)) => {
             let tunnel = websocket::Tunnel::new(websocket::open(io).await);
             match Connection::start(tunnel, limits, activity) {
                 Ok(connection) => {
-                    portforward::serve_spdy(connection, shared.endpoint.clone(), Arc::new(request), limit).await;
+                    portforward::serve_spdy(connection, shared.endpoint.clone(), Arc::new(request), limit)
+                        .await;
                 }
                 Err(error) => broken(error),
             }
@@ -200,7 +201,9 @@ async fn speak(
             };
             let Some((wanted, what, start)) = begin(&shared, command) else { return };
             let version = version.unwrap_or(Version::V4);
-            let Some(channels) = collect::from_spdy(&mut connection, version, wanted, limit).await else { return };
+            let Some(channels) = collect::from_spdy(&mut connection, version, wanted, limit).await else {
+                return;
+            };
             remotecommand::serve(channels, what, start).await;
             connection.finish().await;
         }

@@ -8,7 +8,8 @@ use http::{Response, StatusCode};
 pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// Names what we would accept, where a client offers nothing of it.
-pub(crate) const ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+pub(crate) const ACCEPTED_VERSIONS: HeaderName =
+    HeaderName::from_static("x-accepted-stream-protocol-versions");
 
 /// Version of the stream protocol of exec and attach over SPDY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

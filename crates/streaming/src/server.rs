@@ -204,7 +204,9 @@ impl Streaming {
 
 fn check(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result<(), PrepareError> {
     if tty && stderr {
-        return Err(PrepareError::Invalid("a terminal has no stderr of its own: tty and stderr cannot both be true"));
+        return Err(PrepareError::Invalid(
+            "a terminal has no stderr of its own: tty and stderr cannot both be true",
+        ));
     }
     if !(stdin || stdout || stderr) {
         return Err(PrepareError::Invalid("one of stdin, stdout and stderr must be true"));

@@ -67,7 +67,9 @@ impl Tls {
                     tracing::info!(certificate = %self.files.certificate.display(), "TLS certificate read again");
                     *current = (now, config);
                 }
-                Err(error) => tracing::warn!(%error, "changed TLS files are not used; the old certificate is"),
+                Err(error) => {
+                    tracing::warn!(%error, "changed TLS files are not used; the old certificate is")
+                }
             }
         }
         current.1.clone()

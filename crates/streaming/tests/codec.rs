@@ -73,12 +73,21 @@ fn headers() -> impl Strategy<Value = Headers> {
 fn frame() -> impl Strategy<Value = Frame> {
     let id = 1..0x7fff_ffff_u32;
     prop_oneof![
-        (id.clone(), any::<bool>(), headers())
-            .prop_map(|(id, fin, headers)| Frame::SynStream { id, fin, headers }),
-        (id.clone(), any::<bool>(), headers())
-            .prop_map(|(id, fin, headers)| Frame::SynReply { id, fin, headers }),
-        (id.clone(), any::<bool>(), headers())
-            .prop_map(|(id, fin, headers)| Frame::Headers { id, fin, headers }),
+        (id.clone(), any::<bool>(), headers()).prop_map(|(id, fin, headers)| Frame::SynStream {
+            id,
+            fin,
+            headers
+        }),
+        (id.clone(), any::<bool>(), headers()).prop_map(|(id, fin, headers)| Frame::SynReply {
+            id,
+            fin,
+            headers
+        }),
+        (id.clone(), any::<bool>(), headers()).prop_map(|(id, fin, headers)| Frame::Headers {
+            id,
+            fin,
+            headers
+        }),
         (id.clone(), any::<u32>()).prop_map(|(id, status)| Frame::Reset { id, status }),
         prop::option::of(0..0x7fff_ffff_u32).prop_map(|initial_window| Frame::Settings { initial_window }),
         any::<u32>().prop_map(|id| Frame::Ping { id }),
@@ -95,7 +104,9 @@ fn joined(frames: Vec<Frame>, lengths: &mut dyn Iterator<Item = usize>) -> Vec<F
     let mut missing = 0;
     for frame in frames {
         match (frame, out.last_mut()) {
-            (Frame::Data { fin, bytes, .. }, Some(Frame::Data { fin: ended, bytes: held, .. })) if missing > 0 => {
+            (Frame::Data { fin, bytes, .. }, Some(Frame::Data { fin: ended, bytes: held, .. }))
+                if missing > 0 =>
+            {
                 missing -= bytes.len();
                 *held = [&held[..], &bytes[..]].concat().into();
                 *ended = fin;
@@ -177,7 +188,7 @@ fn answer(bytes: &[u8]) {
 }
 
 const GO_SYN_STREAM: &[u8] = &[
-    0x80, 0x03, 0x00, 0x01, 0x00, 0x00, 0x00, 0x29, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x78, 0xf9, 0xe3, 0xc6, 0xa7, 0xc2, 0x62, 0x60, 0x60, 0x60, 0x04, 0xa7, 0xb3, 0x92, 0xa2, 0xd4, 0xc4, 0x5c,
-    0x68, 0x51, 0xc2, 0x9a, 0x0a, 0x0a, 0x68, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff,
+    0x80, 0x03, 0x00, 0x01, 0x00, 0x00, 0x00, 0x29, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x78, 0xf9, 0xe3, 0xc6, 0xa7, 0xc2, 0x62, 0x60, 0x60, 0x60, 0x04, 0xa7, 0xb3, 0x92, 0xa2, 0xd4,
+    0xc4, 0x5c, 0x68, 0x51, 0xc2, 0x9a, 0x0a, 0x0a, 0x68, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff,
 ];

@@ -35,7 +35,8 @@ async fn output_exit_code_and_stdin_go_through() {
 async fn old_versions_tell_failures_as_text() {
     let server = Served::start(|_| {}).await;
     for version in ["v2.channel.k8s.io", "v3.channel.k8s.io"] {
-        let (mut client, [error, _, stdout, stderr]) = exec(&server, false, "echo out; exit 3", version).await;
+        let (mut client, [error, _, stdout, stderr]) =
+            exec(&server, false, "echo out; exit 3", version).await;
         let [status, out, _] = client.collect([error, stdout, stderr]).await;
         assert_eq!(out, b"out\n");
         assert!(String::from_utf8(status).unwrap().ends_with("exit status 3"));
@@ -214,12 +215,14 @@ async fn peers_that_break_the_protocol_are_told_and_dropped() {
         assert!(matches!(client.read().await, Some(Frame::GoAway { status: 1, .. })), "{what}");
         assert_eq!(client.read().await, None, "{what}");
     }
-    for (what, frame) in [("connection overflow", window(0, 0x7fff_ffff)), ("grown by nothing", window(0, 0))] {
+    for (what, frame) in [("connection overflow", window(0, 0x7fff_ffff)), ("grown by nothing", window(0, 0))]
+    {
         let mut client = Spdy::connect(&server.exec(false, "true"), "v4.channel.k8s.io").await;
         client.send(&frame).await;
         assert!(matches!(client.read().await, Some(Frame::GoAway { status: 1, .. })), "{what}");
     }
-    let (mut client, [_, _, stdout, _]) = exec(&server, false, "sleep 1000 & wait", "v4.channel.k8s.io").await;
+    let (mut client, [_, _, stdout, _]) =
+        exec(&server, false, "sleep 1000 & wait", "v4.channel.k8s.io").await;
     client.send(&window(stdout, 0x7fff_ffff)).await;
     assert_eq!(client.read().await, Some(Frame::Reset { id: stdout, status: 7 }));
 }
@@ -342,7 +345,13 @@ async fn wrong_and_used_tokens_and_broken_handshakes_are_answered() {
         ("no path", format!("{base}/"), "GET", String::new(), 404),
         ("no version", server.exec(false, "true"), "POST", spdy.to_owned(), 400),
         ("no upgrade", server.exec(false, "true"), "GET", v4.to_owned(), 400),
-        ("unknown version", server.exec(false, "true"), "POST", format!("{spdy}X-Stream-Protocol-Version: v9\r\n"), 403),
+        (
+            "unknown version",
+            server.exec(false, "true"),
+            "POST",
+            format!("{spdy}X-Stream-Protocol-Version: v9\r\n"),
+            403,
+        ),
         ("method", server.exec(false, "true"), "PUT", format!("{spdy}{v4}"), 405),
         ("head of 64 KiB", server.exec(false, "true"), "GET", format!("X: {}\r\n", "x".repeat(65536)), 431),
     ] {

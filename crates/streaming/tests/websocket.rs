@@ -15,7 +15,8 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 async fn connect(url: &str, protocol: &str) -> WebSocketStream<TcpStream> {
-    let offer = if protocol.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {protocol}\r\n") };
+    let offer =
+        if protocol.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {protocol}\r\n") };
     let (stream, answer) = request(url, "GET", &format!("{UPGRADE}{offer}")).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     // The answer to the key of RFC 6455, 1.3.
@@ -57,7 +58,8 @@ async fn every_subprotocol_carries_input_outputs_and_the_end() {
         ("v4.base64.channel.k8s.io", true, true),
         ("v5.channel.k8s.io", false, true),
     ] {
-        let mut socket = connect(&server.exec(true, "read line; echo $line; echo bad >&2; exit 4"), protocol).await;
+        let mut socket =
+            connect(&server.exec(true, "read line; echo $line; echo bad >&2; exit 4"), protocol).await;
         let input = match base64 {
             true => Message::Text("0aGVsbG8K".into()),
             false => Message::Binary(b"\0hello\n"[..].into()),
@@ -105,7 +107,9 @@ async fn broken_messages_and_handshakes_end_the_connection() {
     socket.send(Message::Text("0?".into())).await.unwrap();
     while let Some(Ok(_)) = socket.next().await {}
     // A frame of 4 GiB is announced; an unmasked frame; a reserved opcode.
-    for bytes in [&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0x82, 1, 0], &[0x8f, 0x80, 0, 0, 0, 0]] {
+    for bytes in
+        [&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0x82, 1, 0], &[0x8f, 0x80, 0, 0, 0, 0]]
+    {
         let (mut stream, _) = request(
             &server.exec(true, "sleep 1000 & wait"),
             "GET",

@@ -236,9 +236,7 @@ impl Decoder {
             kind::RST_STREAM => Frame::Reset { id, status: body.try_get_u32().map_err(short)? },
             kind::PING => Frame::Ping { id: first },
             kind::GOAWAY => Frame::GoAway { last: id, status: body.try_get_u32().map_err(short)? },
-            kind::WINDOW_UPDATE => {
-                Frame::WindowUpdate { id, delta: body.try_get_u32().map_err(short)? & ID }
-            }
+            kind::WINDOW_UPDATE => Frame::WindowUpdate { id, delta: body.try_get_u32().map_err(short)? & ID },
             _ => {
                 let mut initial_window = None;
                 if body.len() != (first as usize).saturating_mul(8) {

@@ -579,7 +579,9 @@ fn grow(shared: &Shared, id: u32, delta: i64) -> Result<(), Fault> {
         if id == 0 {
             state.window += delta;
             if state.window > MAX_WINDOW || delta == 0 {
-                return Err(Fault::protocol("the connection's window is grown by nothing or beyond 2^31 - 1"));
+                return Err(Fault::protocol(
+                    "the connection's window is grown by nothing or beyond 2^31 - 1",
+                ));
             }
             None
         } else if let Some(entry) = state.streams.get_mut(&id) {

@@ -107,8 +107,7 @@ impl Connection {
         let (sink, stream) = socket.split();
         let reader = read_all(stream, coding, queues.clone(), closed.clone(), activity.clone());
         let writer = write_all(sink, out_queue, closed.clone(), activity);
-        let tasks =
-            [tokio::spawn(reader), tokio::spawn(writer)].map(AbortOnDropHandle::new);
+        let tasks = [tokio::spawn(reader), tokio::spawn(writer)].map(AbortOnDropHandle::new);
         Self { coding, queues, out, closed, _tasks: tasks }
     }
 
@@ -116,6 +115,13 @@ impl Connection {
     pub(crate) fn receiver(&self, number: usize) -> Option<Receiver> {
         let queue = self.queues.get(number)?.clone()?;
         Some(Receiver { queue })
+    }
+
+    /// Throws away what the client sends on channel `number`.
+    pub(crate) fn ignore(&self, number: usize) {
+        if let Some(Some(queue)) = self.queues.get(number) {
+            queue.abort();
+        }
     }
 
     /// The sending side of channel `number`.

@@ -96,9 +96,9 @@ impl Fake {
             stdin: request.stdin.then(|| Box::new(stdin) as gantry_streaming::Writer),
             stdout: request.stdout.then(|| reader(stdout)),
             stderr: request.stderr.then(|| reader(stderr)),
-            resize: request
-                .tty
-                .then(|| Box::new(move |w, h| sizes.sizes.lock().unwrap().push((w, h))) as gantry_streaming::Resize),
+            resize: request.tty.then(|| {
+                Box::new(move |w, h| sizes.sizes.lock().unwrap().push((w, h))) as gantry_streaming::Resize
+            }),
             exit: Box::pin(async { Exit::Code(told.await.unwrap()) }),
             guard: Box::new(Guard { _kill: kill }),
         })
@@ -199,8 +199,9 @@ pub(crate) struct Spdy {
 
 impl Spdy {
     pub(crate) async fn connect(url: &str, version: &str) -> Self {
-        let headers =
-            format!("Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {version}\r\nContent-Length: 0\r\n");
+        let headers = format!(
+            "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {version}\r\nContent-Length: 0\r\n"
+        );
         let (stream, answer) = request(url, "POST", &headers).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         Self::over(stream)
