@@ -107,6 +107,10 @@ pub(crate) async fn from_socket(
 ) -> Option<Channels> {
     let output = |number, wanted: bool| wanted.then(|| Output::Socket(connection.sender(number)));
     let input = |number, wanted: bool| {
+        if !wanted {
+            // Unread it would stop the whole connection.
+            connection.ignore(number);
+        }
         let receiver = wanted.then(|| connection.receiver(number))??;
         Some(Input::Socket(receiver))
     };

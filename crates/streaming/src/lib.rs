@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! The streaming server: exec, attach and port-forward over SPDY/3.1 and WebSocket.
 //!
 //! A CRI server answers Exec, Attach and PortForward with a URL; the client (kubectl through API server and

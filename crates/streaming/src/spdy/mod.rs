@@ -1,10 +1,12 @@
 //! SPDY/3.1, as far as `kubectl exec`, `attach` and `port-forward` need it.
 //!
-//! [`frame`] and [`headers`] are the pure codec; `session` is a connection with its streams.
+//! [`frame`] and [`headers`] are the pure codec; `session` is a connection with its streams,
+//! `tasks` what reads and writes it.
 
 mod dictionary;
 pub mod frame;
 pub mod headers;
 mod session;
+mod tasks;
 
 pub(crate) use session::{Connection, Limits, Receiver, Sender, Stream};

@@ -9,16 +9,17 @@
 //! the start and kept to as soon as the peer has shown that it knows them, by SETTINGS with an initial window
 //! or by a first WINDOW_UPDATE. Windows towards us are kept up for peers that want them.
 
-use super::frame::{self, Decoder, Encoder, Fault, Frame, data_header};
+use super::frame::{self, Encoder, Fault, Frame, data_header};
 use super::headers::Headers;
+use super::tasks::{read_all, write_all};
 use crate::activity::Activity;
 use crate::queue::ByteQueue;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,11 +27,11 @@ use tokio_util::task::AbortOnDropHandle;
 /// Initial window of a stream and of the connection (2.6.8).
 const WINDOW: i64 = 64 << 10;
 /// Largest window.
-const MAX_WINDOW: i64 = (1 << 31) - 1;
+pub(super) const MAX_WINDOW: i64 = (1 << 31) - 1;
 /// Received bytes after which the window is opened again.
 const UPDATE_AFTER: u32 = 32 << 10;
 /// Most bytes of one data frame.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 /// Data frames that wait for the socket, of all streams together.
 const DATA_QUEUE: usize = 4;
 /// Control frames that wait for the socket; a peer that makes us answer more and reads none is dropped.
@@ -56,51 +57,51 @@ pub(crate) struct Connection {
 }
 
 #[derive(Debug)]
-struct Shared {
-    limits: Limits,
-    state: Mutex<State>,
-    control: mpsc::Sender<Bytes>,
-    data: mpsc::Sender<Out>,
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) state: Mutex<State>,
+    pub(super) control: mpsc::Sender<Bytes>,
+    pub(super) data: mpsc::Sender<Out>,
     /// Windows towards the peer have grown, or a stream was reset.
-    grown: Notify,
+    pub(super) grown: Notify,
     /// There are window updates to send.
-    owed: Notify,
+    pub(super) owed: Notify,
     /// The peer is gone, or is to be treated so.
-    closed: CancellationToken,
+    pub(super) closed: CancellationToken,
     /// Send what is queued as control frames and close.
-    ending: CancellationToken,
-    activity: Activity,
+    pub(super) ending: CancellationToken,
+    pub(super) activity: Activity,
 }
 
 #[derive(Debug)]
-struct State {
-    encoder: Encoder,
-    streams: HashMap<u32, Entry>,
-    last_id: u32,
-    going_away: bool,
+pub(super) struct State {
+    pub(super) encoder: Encoder,
+    pub(super) streams: HashMap<u32, Entry>,
+    pub(super) last_id: u32,
+    pub(super) going_away: bool,
     /// The peer has shown that it knows windows.
-    keeps_windows: bool,
-    window: i64,
-    initial_window: i64,
+    pub(super) keeps_windows: bool,
+    pub(super) window: i64,
+    pub(super) initial_window: i64,
     /// Received and consumed bytes of the connection that were not told yet.
-    consumed: u32,
+    pub(super) consumed: u32,
     /// Updates to send, by stream; 0 is the connection.
-    updates: HashMap<u32, u32>,
+    pub(super) updates: HashMap<u32, u32>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    queue: Arc<ByteQueue>,
-    window: i64,
-    consumed: u32,
-    sent_fin: bool,
-    received_fin: bool,
-    unwanted: bool,
-    reset: CancellationToken,
+pub(super) struct Entry {
+    pub(super) queue: Arc<ByteQueue>,
+    pub(super) window: i64,
+    pub(super) consumed: u32,
+    pub(super) sent_fin: bool,
+    pub(super) received_fin: bool,
+    pub(super) unwanted: bool,
+    pub(super) reset: CancellationToken,
 }
 
 #[derive(Debug)]
-enum Out {
+pub(super) enum Out {
     Frame([u8; 8], Bytes),
     Control(Bytes),
     Flushed(oneshot::Sender<()>),
@@ -109,11 +110,11 @@ enum Out {
 /// A stream that the peer has opened and that is not answered yet.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    id: u32,
+    pub(super) id: u32,
     pub(crate) headers: Headers,
-    queue: Arc<ByteQueue>,
-    reset: CancellationToken,
-    shared: Arc<Shared>,
+    pub(super) queue: Arc<ByteQueue>,
+    pub(super) reset: CancellationToken,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// The sending half of a stream. Dropped without [`Sender::finish`] it resets the stream.
@@ -230,12 +231,12 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.closed.cancel();
         for entry in self.state().streams.values() {
             entry.reset.cancel();
@@ -244,7 +245,7 @@ impl Shared {
     }
 
     /// Queues a control frame; a peer that does not read its answers is given up.
-    fn control(&self, frame: &Frame) -> Result<(), Fault> {
+    pub(super) fn control(&self, frame: &Frame) -> Result<(), Fault> {
         let mut state = self.state();
         let bytes = state.encoder.frame(frame)?;
         // Under the lock, so that header blocks go out in the order of their compression.
@@ -252,7 +253,7 @@ impl Shared {
     }
 
     /// Ends a stream both ways and says so, if the queue has room: a peer that sends on is told again.
-    fn reset(&self, id: u32, status: u32) {
+    pub(super) fn reset(&self, id: u32, status: u32) {
         if let Some(entry) = self.state().streams.remove(&id) {
             entry.reset.cancel();
             entry.queue.end();
@@ -261,7 +262,7 @@ impl Shared {
     }
 
     /// Counts bytes as consumed, so that the peer may send as many more.
-    fn consumed(&self, id: u32, bytes: u32) {
+    pub(super) fn consumed(&self, id: u32, bytes: u32) {
         let mut state = self.state();
         let state = &mut *state;
         state.consumed += bytes;
@@ -426,234 +427,4 @@ impl Drop for Receiver {
             }
         }
     }
-}
-
-async fn read_all(shared: Arc<Shared>, mut io: impl AsyncRead + Unpin, offer: mpsc::Sender<Stream>) {
-    let mut decoder = Decoder::default();
-    let mut buffer = BytesMut::with_capacity(PIECE);
-    let fault = loop {
-        match decoder.next(&mut buffer) {
-            Ok(Some(frame)) => {
-                if let Err(fault) = receive(&shared, frame, &offer).await {
-                    break fault;
-                }
-            }
-            Ok(None) => {
-                buffer.reserve(PIECE / 2);
-                match io.read_buf(&mut buffer).await {
-                    Ok(n) if n > 0 => shared.activity.touch(),
-                    // The end, or a connection that broke: the peer is gone.
-                    Ok(_) | Err(_) => return shared.close(),
-                }
-            }
-            Err(fault) => break fault,
-        }
-    };
-    tracing::debug!(reason = fault.reason, "a client broke the protocol");
-    let last = shared.state().last_id;
-    let _full = shared.control(&Frame::GoAway { last, status: fault.status });
-    shared.ending.cancel();
-    shared.close();
-}
-
-async fn receive(shared: &Arc<Shared>, frame: Frame, offer: &mpsc::Sender<Stream>) -> Result<(), Fault> {
-    match frame {
-        Frame::SynStream { id, fin, headers } => opened(shared, id, fin, headers, offer)?,
-        Frame::Data { id, fin, bytes } => data(shared, id, fin, bytes).await,
-        Frame::Reset { id, .. } => {
-            if let Some(entry) = shared.state().streams.remove(&id) {
-                entry.reset.cancel();
-                entry.queue.end();
-            }
-        }
-        // A client answers streams that a server opens; this one opens none.
-        Frame::SynReply { id, .. } => shared.reset(id, frame::RST_PROTOCOL_ERROR),
-        Frame::Headers { id, fin, .. } => {
-            if fin {
-                finished(shared, id);
-            }
-        }
-        // Even numbers would be answers to ours, and we ask nothing.
-        Frame::Ping { id } if id % 2 == 1 => shared.control(&Frame::Ping { id })?,
-        Frame::Ping { .. } => {}
-        Frame::GoAway { .. } => shared.state().going_away = true,
-        Frame::Settings { initial_window: None } => {}
-        Frame::Settings { initial_window: Some(window) } => {
-            let mut state = shared.state();
-            let change = i64::from(window) - state.initial_window;
-            state.initial_window = i64::from(window);
-            state.keeps_windows = true;
-            for entry in state.streams.values_mut() {
-                entry.window += change;
-            }
-            drop(state);
-            shared.grown.notify_waiters();
-        }
-        Frame::WindowUpdate { id, delta } => grow(shared, id, i64::from(delta))?,
-    }
-    Ok(())
-}
-
-fn opened(
-    shared: &Arc<Shared>,
-    id: u32,
-    fin: bool,
-    headers: Headers,
-    offer: &mpsc::Sender<Stream>,
-) -> Result<(), Fault> {
-    let queue = Arc::new(ByteQueue::new(shared.limits.queue));
-    let reset = CancellationToken::new();
-    {
-        let mut state = shared.state();
-        if id.is_multiple_of(2) || id <= state.last_id {
-            return Err(Fault::protocol("the number of a new stream is even or not above the last"));
-        }
-        state.last_id = id;
-        if state.streams.len() >= shared.limits.streams || state.going_away {
-            drop(state);
-            shared.reset(id, frame::RST_REFUSED_STREAM);
-            return Ok(());
-        }
-        let entry = Entry {
-            queue: queue.clone(),
-            window: state.initial_window,
-            consumed: 0,
-            sent_fin: false,
-            received_fin: fin,
-            unwanted: false,
-            reset: reset.clone(),
-        };
-        state.streams.insert(id, entry);
-    }
-    if fin {
-        queue.end();
-    }
-    let stream = Stream { id, headers, queue, reset, shared: shared.clone() };
-    if let Err(error) = offer.try_send(stream) {
-        error.into_inner().refuse();
-    }
-    Ok(())
-}
-
-async fn data(shared: &Shared, id: u32, fin: bool, bytes: Bytes) {
-    let found = {
-        let state = shared.state();
-        let open = state.streams.get(&id).filter(|e| !e.received_fin);
-        open.map(|e| (e.queue.clone(), e.unwanted, e.reset.clone()))
-    };
-    let length = bytes.len() as u32;
-    match found {
-        Some((queue, false, reset)) if length > 0 => tokio::select! {
-            () = queue.push(bytes) => {}
-            () = reset.cancelled() => {}
-        },
-        Some(_) => shared.consumed(id, length),
-        None => {
-            shared.consumed(id, length);
-            if length > 0 {
-                shared.reset(id, frame::RST_INVALID_STREAM);
-            }
-        }
-    }
-    if fin {
-        finished(shared, id);
-    }
-}
-
-/// The peer will send no more on this stream.
-fn finished(shared: &Shared, id: u32) {
-    let mut state = shared.state();
-    if let Some(entry) = state.streams.get_mut(&id) {
-        entry.received_fin = true;
-        entry.queue.end();
-        if entry.sent_fin {
-            state.streams.remove(&id);
-        }
-    }
-}
-
-fn grow(shared: &Shared, id: u32, delta: i64) -> Result<(), Fault> {
-    let broken = {
-        let mut state = shared.state();
-        state.keeps_windows = true;
-        if id == 0 {
-            state.window += delta;
-            if state.window > MAX_WINDOW || delta == 0 {
-                return Err(Fault::protocol(
-                    "the connection's window is grown by nothing or beyond 2^31 - 1",
-                ));
-            }
-            None
-        } else if let Some(entry) = state.streams.get_mut(&id) {
-            entry.window += delta;
-            match (delta, entry.window) {
-                (0, _) => Some(frame::RST_PROTOCOL_ERROR),
-                (_, window) if window > MAX_WINDOW => Some(frame::RST_FLOW_CONTROL_ERROR),
-                _ => None,
-            }
-        } else {
-            // A stream that has ended meanwhile.
-            None
-        }
-    };
-    if let Some(status) = broken {
-        shared.reset(id, status);
-    }
-    shared.grown.notify_waiters();
-    Ok(())
-}
-
-async fn write_all(
-    shared: Arc<Shared>,
-    mut io: impl AsyncWrite + Unpin,
-    mut control: mpsc::Receiver<Bytes>,
-    mut data: mpsc::Receiver<Out>,
-) {
-    loop {
-        let next = tokio::select! {
-            biased;
-            Some(bytes) = control.recv() => Out::Control(bytes),
-            () = shared.ending.cancelled() => break,
-            () = shared.owed.notified() => match updates(&shared) {
-                Some(bytes) => Out::Control(bytes),
-                None => continue,
-            },
-            Some(out) = data.recv() => out,
-            else => break,
-        };
-        let more = !control.is_empty() || !data.is_empty();
-        if write_one(&mut io, next, more).await.is_err() {
-            break;
-        }
-        shared.activity.touch();
-    }
-    // The connection is over, however this ends.
-    let _over = io.shutdown().await;
-    shared.close();
-}
-
-async fn write_one(io: &mut (impl AsyncWrite + Unpin), out: Out, more: bool) -> io::Result<()> {
-    match out {
-        Out::Frame(header, bytes) => io.write_all_buf(&mut Buf::chain(header.as_slice(), bytes)).await?,
-        Out::Control(bytes) => io.write_all(&bytes).await?,
-        Out::Flushed(tell) => {
-            io.flush().await?;
-            // Who asked may have stopped waiting.
-            let _heard = tell.send(());
-            return Ok(());
-        }
-    }
-    if more { Ok(()) } else { io.flush().await }
-}
-
-fn updates(shared: &Shared) -> Option<Bytes> {
-    let mut state = shared.state();
-    let updates = std::mem::take(&mut state.updates);
-    let mut out = BytesMut::new();
-    for (id, delta) in updates {
-        if id == 0 || state.streams.contains_key(&id) {
-            out.extend_from_slice(&state.encoder.frame(&Frame::WindowUpdate { id, delta }).ok()?);
-        }
-    }
-    (!out.is_empty()).then(|| out.freeze())
 }

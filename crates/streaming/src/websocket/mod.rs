@@ -117,6 +117,13 @@ impl Connection {
         Some(Receiver { queue })
     }
 
+    /// Throws away what the client sends on channel `number`.
+    pub(crate) fn ignore(&self, number: usize) {
+        if let Some(Some(queue)) = self.queues.get(number) {
+            queue.abort();
+        }
+    }
+
     /// The sending side of channel `number`.
     pub(crate) fn sender(&self, number: u8) -> Sender {
         Sender { channel: number, coding: self.coding, out: self.out.clone(), closed: self.closed.clone() }
