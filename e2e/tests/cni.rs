@@ -192,6 +192,36 @@ fn pods_live_on_a_network_of_plugins() {
 }
 
 #[test]
+fn a_pod_has_addresses_of_both_families_and_its_bandwidth() {
+    in_private_network(|| {
+        let node = Node::new();
+        let ipam = json!({"type": "host-local", "dataDir": node.leases(),
+            "ranges": [[{"subnet": "10.199.1.0/24"}], [{"subnet": "fd00:199::/64"}]]});
+        let conf = json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [
+            {"type": "bridge", "bridge": "cni-test0", "isGateway": true, "ipam": ipam},
+            {"type": "bandwidth", "capabilities": {"bandwidth": true}}]});
+        std::fs::create_dir_all(node.conf_dir()).unwrap();
+        std::fs::write(node.conf_dir().join("a.conflist"), conf.to_string()).unwrap();
+        let daemon = node.start(&[]);
+        let crictl = daemon.crictl();
+        let annotations = json!({"annotations": {"kubernetes.io/ingress-bandwidth": "10M"}});
+        let pod_id = crictl.runp("", &node.stage.network_pod("p", annotations));
+        let network = crictl.json(&["inspectp", &pod_id])["status"]["network"].clone();
+        assert!(network["ip"].as_str().unwrap().starts_with("10.199.1."), "{network}");
+        assert!(network["additionalIps"][0]["ip"].as_str().unwrap().starts_with("fd00:199::"), "{network}");
+        let queues = output("tc", &["qdisc", "show"]);
+        assert!(queues.contains("tbf") && queues.contains("rate 10Mbit"), "{queues}");
+        let fast = json!({"annotations": {"kubernetes.io/ingress-bandwidth": "fast"}});
+        let refused = crictl.run_runp("", &node.stage.network_pod("fast", fast)).fails();
+        assert!(refused.contains("InvalidArgument") && refused.contains("ingress-bandwidth"), "{refused}");
+        crictl.remove_all();
+        assert_eq!(node.kept(), [""; 0]);
+        daemon.end();
+        node.end();
+    });
+}
+
+#[test]
 fn a_hanging_plugin_costs_its_time_only() {
     in_private_network(|| {
         let node = Node::new();
