@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing Gantry need on Debian or Ubuntu; only what is missing.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 packages=(
   runc              # an OCI runtime beside the embedded one
@@ -10,7 +11,8 @@ packages=(
   docker-registry   # a registry of our own: tests reach no other
   skopeo umoci      # push test images; unpack them as another tool does
   libseccomp-dev pkg-config gcc   # to build the embedded runtime
-  jq iproute2 procps util-linux curl
+  jq iproute2 procps util-linux curl ca-certificates
+  qemu-system-x86 crun cpio e2fsprogs binutils   # the virtual machine of make test-vm
 )
 
 missing=()
@@ -42,3 +44,5 @@ if ! command -v cargo >/dev/null; then
   echo "setup: cargo is missing: install Rust from https://rustup.rs" >&2
   exit 1
 fi
+
+e2e/vm/packages

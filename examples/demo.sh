@@ -157,7 +157,7 @@ show gantry run --pod page --name neighbour "$image" sleep 100000
 
 step "Second pod: a visitor, which fetches the page by the first pod's address"
 show gantry run --name visitor "$image" sleep 100000
-address=$(gantry inspect "$pod" | jq -r '.pod.network.ip')
+address=$(gantry inspect "$pod" | jq -r '.status.network.ip')
 show gantry exec visitor wget -q -O - "http://$address/"
 
 step "The same page from this machine, by the published port"

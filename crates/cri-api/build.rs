@@ -1,5 +1,6 @@
 //! Compiles `proto/` at build time, without protoc.
 
+use prost::Message as _;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,6 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     }
+    let mut described = cri.clone();
+    // Comments are half of it and of no use to a program.
+    described.file.iter_mut().for_each(|f| f.source_code_info = None);
+    let out = std::env::var("OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("cri.binpb"), described.encode_to_vec())?;
     config.compile_fds(cri)?;
     let local = protox::compile(["gantry/local/v1/local.proto"], [&proto])?;
     tonic_prost_build::configure().compile_fds(local)?;

@@ -19,6 +19,11 @@ pub mod v1 {
     }
 }
 
+/// The messages of [`v1`] described for programs: a serialised `google.protobuf.FileDescriptorSet`.
+///
+/// With it a message can be shown as JSON in the way that the CRI's own tools show it.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.binpb"));
+
 /// The local API (`gantry.local.v1`).
 pub mod local {
     /// Version 1.
@@ -27,6 +32,10 @@ pub mod local {
         tonic::include_proto!("gantry.local.v1");
     }
 }
+
+/// Metadata key by which a client of the local socket says whose objects a CRI call is about: `cri` or
+/// `local`. Without it they are the local ones.
+pub const REALM_HEADER: &str = "gantry-realm";
 
 /// Longest message in bytes that either end takes.
 pub const MAX_MESSAGE: usize = 16 << 20;

@@ -1,5 +1,6 @@
 //! From a configuration to a running daemon, and back.
 
+use crate::by_realm::ByRealm;
 use crate::config::{CgroupDriver, Config, CriNetwork};
 use crate::image_service::Images;
 use crate::listen;
@@ -16,12 +17,15 @@ use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
 use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 
 /// How long calls may go on after the daemon was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +46,8 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    streaming: Streaming,
+    stream_server: StreamServer,
 }
 
 impl App {
@@ -67,11 +73,12 @@ impl App {
     }
 
     async fn assemble(config: Config, programs: Programs, run_dir: &RunDir) -> Result<Parts> {
-        let cri = listen::bind(&config.listen).await?;
-        let local = listen::bind(&config.local_listen).await?;
+        let sockets = [config.listen_path(), config.local_listen_path()];
+        let cri = listen::bind(&sockets[0]).await?;
+        let local = listen::bind(&sockets[1]).await?;
 
         let store = StoreConfig {
-            registries_conf: config.registries_conf.clone(),
+            registries_conf: Some(config.registries_conf.clone()),
             ..StoreConfig::new(config.root.clone())
         };
         let (images, damaged_images) = ImageStore::open(store)?;
@@ -84,7 +91,7 @@ impl App {
                 conf_dir: config.cni_conf_dir,
                 bin_dirs: config.cni_bin_dir,
                 cache_dir: config.root.join("cni"),
-                limit: config.cni_timeout,
+                limit: Duration::from_secs(config.cni_timeout.get().into()),
                 gc: config.cni_gc,
             },
             netns_dir: config.netns_dir,
@@ -124,8 +131,13 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        let sockets = [config.listen, config.local_listen];
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
+        let endpoint = Arc::new(engine.endpoint(config.exec_on_disconnect.into()));
+        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
+            .await
+            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+        let pid_file = config.pid_file;
+        Ok(Parts { engine, cri, local, pid_file, sockets, systemd_cgroup, streaming, stream_server })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -137,12 +149,11 @@ impl App {
             // The sender going away means the same.
             let _stopped = told.wait_for(|stop| *stop).await;
         };
-        let local_api = LocalServer::new(LocalApi { engine: parts.engine.clone() })
-            .max_decoding_message_size(MAX_MESSAGE);
-        let cri = parts.router(Realm::Cri);
-        let local = parts.router(Realm::Local).add_service(local_api);
+        let (cri, local) = (parts.cri_router(), parts.local_router());
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told));
+        let local =
+            local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
+        let streams = tokio::spawn(parts.stream_server.serve(wait(told)));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
         if let Some(path) = &parts.pid_file {
             write_pid_file(path)?;
@@ -150,7 +161,7 @@ impl App {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the daemon is ready");
         }
-        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), "ready");
+        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), streaming = parts.streaming.base_url(), "ready");
 
         stop.await;
         tracing::info!("stopping; pods go on running");
@@ -164,6 +175,9 @@ impl App {
                 }
             }
         };
+        if let Err(error) = streams.await {
+            tracing::error!(%error, "the streaming server ended abnormally");
+        }
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
@@ -180,16 +194,37 @@ impl App {
 }
 
 impl Parts {
-    fn router(&self, realm: Realm) -> tonic::transport::server::Router {
-        let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+    /// What the kubelet's socket serves: its own realm.
+    fn cri_router(&self) -> Router {
+        Server::builder().add_service(self.runtime(Realm::Cri)).add_service(self.image_service(Realm::Cri))
+    }
+
+    /// What the command line's socket serves: both realms, by a header.
+    fn local_router(&self) -> Router {
+        let runtime = ByRealm { cri: self.runtime(Realm::Cri), local: self.runtime(Realm::Local) };
+        let images = ByRealm { cri: self.image_service(Realm::Cri), local: self.image_service(Realm::Local) };
+        let local_api =
+            LocalServer::new(LocalApi { engine: self.engine.clone() }).max_decoding_message_size(MAX_MESSAGE);
+        Server::builder().add_service(runtime).add_service(images).add_service(local_api)
+    }
+
+    fn runtime(&self, realm: Realm) -> RuntimeServiceServer<Runtime> {
+        let runtime = Runtime {
+            engine: self.engine.clone(),
+            streaming: self.streaming.clone(),
+            realm,
+            systemd_cgroup: self.systemd_cgroup,
+        };
+        RuntimeServiceServer::new(runtime)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn image_service(&self, realm: Realm) -> ImageServiceServer<Images> {
         let images = Images { store: self.engine.images().clone(), realm };
-        let runtime = RuntimeServiceServer::new(runtime)
+        ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        let images = ImageServiceServer::new(images)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        Server::builder().add_service(runtime).add_service(images)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 }
 

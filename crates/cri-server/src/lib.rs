@@ -1,12 +1,13 @@
 #![forbid(unsafe_code)]
 //! The daemon: configuration, gRPC services, and how it starts and ends.
 //!
-//! [`Options`] become a [`Config`], from which [`App::build`] makes everything and binds the sockets;
+//! Layers of settings become a [`Config`] ([`config`]), from which [`App::build`] makes everything and binds the sockets;
 //! [`App::serve`] answers until it is told to stop. Pods outlive the daemon: stopping it stops nothing.
 
 mod app;
+mod by_realm;
 mod code;
-mod config;
+pub mod config;
 mod image_service;
 mod listen;
 mod local_service;
@@ -17,4 +18,4 @@ mod run_dir;
 mod runtime_service;
 
 pub use app::App;
-pub use config::{CgroupDriver, Config, ConfigError, CriNetwork, LogFormat, OneOrMore, Options};
+pub use config::{Config, ConfigError};

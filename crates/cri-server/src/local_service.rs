@@ -11,7 +11,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The local API, in the local realm.
+/// The local API: makes things in the local realm, and reads both.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalApi {
     pub(crate) engine: Engine,
@@ -83,8 +83,8 @@ impl Local for LocalApi {
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
-        let id = request.into_inner().container_id;
-        let ended = self.engine.wait_container(Realm::Local, &id).await;
+        let v1::WaitRequest { container_id, realm } = request.into_inner();
+        let ended = self.engine.wait_container(crate::by_realm::named(&realm)?, &container_id).await;
         let exit_code = ended.map_err(|e| status("Wait", &e))?;
         Ok(Response::new(v1::WaitResponse { exit_code }))
     }

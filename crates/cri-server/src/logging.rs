@@ -1,6 +1,7 @@
 //! Log lines on standard error: text for people, JSON for machines.
 
-use crate::{Config, LogFormat};
+use crate::Config;
+use crate::config::{ConfigError, LogFormat, Origin, Problem};
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
@@ -8,19 +9,12 @@ use tracing_subscriber::EnvFilter;
 ///
 /// # Errors
 ///
-/// The level is neither one of the known names nor a filter.
-pub fn start(config: &Config) -> Result<(), crate::ConfigError> {
-    // A level alone is meant for Gantry; the HTTP libraries below it say each frame.
-    let filter = match config.log_level.as_str() {
-        level @ ("debug" | "trace") => {
-            format!("{level},h2=info,hyper=info,hyper_util=info,tower=info,rustls=info")
-        }
-        other => other.to_owned(),
-    };
-    let filter = EnvFilter::try_new(filter).map_err(|e| crate::ConfigError::Option {
-        option: "--log-level",
-        reason: format!("{:?}: {e}", config.log_level),
-    })?;
+/// The filter cannot be used, or logging was started already.
+pub fn start(config: &Config) -> Result<(), ConfigError> {
+    let fail =
+        |flag, message| ConfigError { problems: vec![Problem { origin: Origin::Flag(flag), message }] };
+    let filter = EnvFilter::try_new(config.log_level.directives())
+        .map_err(|e| fail("log-level", format!("{:?}: {e}", config.log_level)))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -29,5 +23,5 @@ pub fn start(config: &Config) -> Result<(), crate::ConfigError> {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    started.map_err(|e| crate::ConfigError::Option { option: "--log-format", reason: e.to_string() })
+    started.map_err(|e| fail("log-format", e.to_string()))
 }

@@ -3,25 +3,17 @@
 use tonic::{Response, Status};
 
 /// RPC and the work that owns it; equals `e2e/pending-rpcs.tsv`, which a test holds.
-pub(crate) const PENDING: [(&str, &str); 20] = [
-    ("Attach", "streaming"),
+pub(crate) const PENDING: [(&str, &str); 12] = [
     ("CheckpointContainer", "every promise of the CRI"),
-    ("ContainerStats", "the breadth"),
-    ("Exec", "streaming"),
     ("GetContainerEvents", "every promise of the CRI"),
-    ("ListContainerStats", "the breadth"),
     ("ListMetricDescriptors", "every promise of the CRI"),
     ("ListPodSandboxMetrics", "every promise of the CRI"),
-    ("ListPodSandboxStats", "every promise of the CRI"),
-    ("PodSandboxStats", "every promise of the CRI"),
-    ("PortForward", "streaming"),
     ("StreamContainerStats", "every promise of the CRI"),
     ("StreamContainers", "every promise of the CRI"),
     ("StreamImages", "every promise of the CRI"),
     ("StreamPodSandboxMetrics", "every promise of the CRI"),
     ("StreamPodSandboxStats", "every promise of the CRI"),
     ("StreamPodSandboxes", "every promise of the CRI"),
-    ("UpdateContainerResources", "the breadth"),
     ("UpdatePodSandboxResources", "every promise of the CRI"),
     ("UpdateRuntimeConfig", "every promise of the CRI"),
 ];

@@ -1,10 +1,11 @@
 //! RuntimeService: unpack the request, ask the engine, pack the answer.
 
-use crate::code::status;
+use crate::code::{prepare_status, status};
 use crate::pending::pending;
 use gantry_cri_api::v1;
 use gantry_cri_api::v1::runtime_service_server::RuntimeService;
 use gantry_pod_sandbox::{Engine, Realm};
+use gantry_streaming::Streaming;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
@@ -19,6 +20,7 @@ const KUBE_API_VERSION: &str = "0.1.0";
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
+    pub(crate) streaming: Streaming,
     pub(crate) realm: Realm,
     pub(crate) systemd_cgroup: bool,
 }
@@ -172,11 +174,16 @@ impl RuntimeService for Runtime {
         let runtime =
             v1::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let handlers = self.engine.handlers();
-        let default = std::iter::once(String::new());
-        let working = handlers.iter().filter(|h| h.broken().is_none()).map(|h| h.name().to_owned());
-        let handlers_shown = default
-            .chain(working)
-            .map(|name| v1::RuntimeHandler { name, features: Some(v1::RuntimeHandlerFeatures::default()) });
+        let shown = |name: &str, features: gantry_pod_sandbox::handler::Features| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: features.user_namespaces,
+            }),
+        };
+        let default = handlers.get("").ok().map(|h| shown("", h.features()));
+        let working = handlers.iter().filter(|h| h.broken().is_none());
+        let handlers_shown = default.into_iter().chain(working.map(|h| shown(h.name(), h.features())));
         let info = if verbose { self.info() } else { BTreeMap::new() };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
@@ -203,52 +210,101 @@ impl RuntimeService for Runtime {
 
     async fn update_container_resources(
         &self,
-        _request: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        pending("UpdateContainerResources")
+        let request = request.into_inner();
+        let asked = request.linux.unwrap_or_default();
+        let updated = self.engine.update_container(self.realm, &request.container_id, asked).await;
+        updated.map_err(|e| status("UpdateContainerResources", &e))?;
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
-    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        pending("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        let r = request.into_inner();
+        let container =
+            self.engine.exec_target(self.realm, &r.container_id).map_err(|e| status("Exec", &e))?;
+        let exec = gantry_streaming::ExecRequest {
+            container,
+            argv: r.cmd,
+            tty: r.tty,
+            stdin: r.stdin,
+            stdout: r.stdout,
+            stderr: r.stderr,
+        };
+        let url = self.streaming.prepare_exec(exec).map_err(|e| prepare_status("Exec", &e))?;
+        Ok(Response::new(v1::ExecResponse { url }))
     }
 
-    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        pending("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        let r = request.into_inner();
+        let container = self
+            .engine
+            .attach_target(self.realm, &r.container_id, r.tty)
+            .map_err(|e| status("Attach", &e))?;
+        let attach = gantry_streaming::AttachRequest {
+            container,
+            tty: r.tty,
+            stdin: r.stdin,
+            stdout: r.stdout,
+            stderr: r.stderr,
+        };
+        let url = self.streaming.prepare_attach(attach).map_err(|e| prepare_status("Attach", &e))?;
+        Ok(Response::new(v1::AttachResponse { url }))
     }
 
     async fn port_forward(
         &self,
-        _request: Request<v1::PortForwardRequest>,
+        request: Request<v1::PortForwardRequest>,
     ) -> Answer<v1::PortForwardResponse> {
-        pending("PortForward")
+        let r = request.into_inner();
+        let pod = self
+            .engine
+            .port_forward_target(self.realm, &r.pod_sandbox_id)
+            .map_err(|e| status("PortForward", &e))?;
+        let ports: Result<Vec<u16>, _> = r.port.into_iter().map(u16::try_from).collect();
+        let ports = ports.map_err(|_| Status::invalid_argument("a port is a number from 1 to 65535"))?;
+        let forward = gantry_streaming::PortForwardRequest { pod, ports };
+        let url =
+            self.streaming.prepare_port_forward(forward).map_err(|e| prepare_status("PortForward", &e))?;
+        Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
     async fn container_stats(
         &self,
-        _request: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Answer<v1::ContainerStatsResponse> {
-        pending("ContainerStats")
+        let id = request.into_inner().container_id;
+        let stats = self.engine.container_stats(self.realm, &id).await;
+        let stats = stats.map_err(|e| status("ContainerStats", &e))?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        pending("ListContainerStats")
+        let stats = self.engine.list_container_stats(self.realm, request.into_inner().filter).await;
+        let stats = stats.map_err(|e| status("ListContainerStats", &e))?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        pending("PodSandboxStats")
+        let id = request.into_inner().pod_sandbox_id;
+        let stats = self.engine.pod_stats(self.realm, &id).await;
+        let stats = stats.map_err(|e| status("PodSandboxStats", &e))?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        pending("ListPodSandboxStats")
+        let stats = self.engine.list_pod_stats(self.realm, request.into_inner().filter).await;
+        let stats = stats.map_err(|e| status("ListPodSandboxStats", &e))?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn update_runtime_config(

@@ -1,5 +1,7 @@
 //! The command line: what each subcommand takes.
 
+use crate::client::Realm;
+use crate::flags::OptionFlags;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -15,36 +17,57 @@ pub(crate) struct Cli {
     /// Socket of the daemon (unix:///path).
     #[arg(long, global = true, value_name = "ADDRESS", default_value = "unix:///run/gantry/local.sock")]
     pub(crate) socket: String,
-    /// How lists are printed.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    /// How answers are printed [default: table; for inspect json].
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// How lists are printed.
+/// A shell that completions are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// How answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Columns for people.
     Table,
-    /// One JSON document.
+    /// One JSON document, with the names of the CRI.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon.
     Serve(Box<ServeArgs>),
+    /// Print a configuration of the daemon, or check one.
+    #[command(subcommand)]
+    Config(Box<ConfigCommand>),
     /// List pod sandboxes.
-    Pods,
+    Pods {
+        #[command(flatten)]
+        realm: InRealm,
+    },
     /// List containers.
     Ps {
         /// Also those that do not run.
         #[arg(short, long)]
         all: bool,
+        #[command(flatten)]
+        realm: InRealm,
     },
     /// List images.
-    Images,
+    Images {
+        #[command(flatten)]
+        realm: InRealm,
+    },
     /// Pull an image.
     Pull {
         /// Name, e.g. registry.example/app:1.0
@@ -52,6 +75,8 @@ pub(crate) enum Command {
     },
     /// Remove images.
     Rmi {
+        #[command(flatten)]
+        realm: InRealm,
         /// Names or ids.
         #[arg(required = true)]
         images: Vec<String>,
@@ -68,6 +93,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Print a container's log.
     Logs {
+        #[command(flatten)]
+        realm: InRealm,
         /// Container id, unique prefix or name.
         container: String,
         /// Go on printing until the container ends.
@@ -82,6 +109,8 @@ pub(crate) enum Command {
     },
     /// Run a command in a container and print what it wrote.
     Exec {
+        #[command(flatten)]
+        realm: InRealm,
         /// Kill the command after this many seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         timeout: i64,
@@ -93,6 +122,8 @@ pub(crate) enum Command {
     },
     /// Stop containers or pods.
     Stop {
+        #[command(flatten)]
+        realm: InRealm,
         /// Seconds before a container is killed.
         #[arg(short, long, default_value_t = 10)]
         timeout: i64,
@@ -102,6 +133,8 @@ pub(crate) enum Command {
     },
     /// Remove containers or pods.
     Rm {
+        #[command(flatten)]
+        realm: InRealm,
         /// Also if they run.
         #[arg(short, long)]
         force: bool,
@@ -109,70 +142,59 @@ pub(crate) enum Command {
         #[arg(required = true)]
         objects: Vec<String>,
     },
-    /// Print everything known of a pod, container or image as JSON.
+    /// Print everything known of a pod, container or image.
     Inspect {
+        #[command(flatten)]
+        realm: InRealm,
         /// Id, unique prefix or name.
         object: String,
     },
     /// Check what this node needs, and say what to do about what is missing.
     Doctor,
+    /// Print what the daemon is and whether it is ready.
+    Info,
     /// Print the versions of this program and of the daemon.
     Version,
+    /// Print a completion script for a shell.
+    Completions {
+        /// bash: source it in ~/.bashrc; zsh: a file named _gantry in $fpath;
+        /// fish: a file in ~/.config/fish/completions.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Configuration file (TOML); flags win over it.
+    /// Configuration file (TOML) [default: /etc/gantry/config.toml, if it is there].
+    ///
+    /// Files in the directory of its name plus .d win over it, and flags over all.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// State that outlives a boot [default: /var/lib/gantry].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
-    /// State that dies with a boot [default: /run/gantry].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) run_dir: Option<PathBuf>,
-    /// Socket for the kubelet and crictl [default: unix://<run-dir>/gantry.sock].
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: Option<String>,
-    /// Socket for the gantry command line [default: unix://<run-dir>/local.sock].
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) local_listen: Option<String>,
-    /// Address of the streaming server [default: 127.0.0.1:0].
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) stream_address: Option<String>,
-    /// Network of the kubelet's pods [default: cni].
-    #[arg(long, value_parser = ["cni", "builtin"])]
-    pub(crate) cri_network: Option<String>,
-    /// CNI configurations [default: /etc/cni/net.d].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cni_conf_dir: Option<PathBuf>,
-    /// CNI plugins; may be given more than once [default: /opt/cni/bin].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cni_bin_dir: Vec<PathBuf>,
-    /// Seconds that one call of one CNI plugin may take [default: 60].
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) cni_timeout: Option<u32>,
-    /// Where network namespaces of pods are pinned [default: /run/netns].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) netns_dir: Option<PathBuf>,
-    /// Who manages control groups [default: cgroupfs].
-    #[arg(long, value_parser = ["cgroupfs", "systemd"])]
-    pub(crate) cgroup_driver: Option<String>,
-    /// Runtime handler; may be given more than once.
-    #[arg(long, value_name = "NAME=PATH")]
-    pub(crate) runtime: Vec<String>,
-    /// Handler of pods that name none [default: auto].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) default_runtime: Option<String>,
-    /// Written once the sockets answer.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pid_file: Option<PathBuf>,
-    /// error, warn, info, debug, trace or a filter [default: info].
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) log_level: Option<String>,
-    /// How log lines look [default: text].
-    #[arg(long, value_parser = ["text", "json"])]
-    pub(crate) log_format: Option<String>,
+    #[command(flatten)]
+    pub(crate) flags: OptionFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print a complete configuration file, with every option at its default.
+    Default,
+    /// Print the options that gantry serve would use, and where each value comes from.
+    Show(ServeArgs),
+    /// Look for mistakes in the configuration, and print all of them.
+    Check {
+        /// Configuration file [default: /etc/gantry/config.toml, if it is there].
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        flags: OptionFlags,
+    },
+}
+
+/// Whose objects a command is about.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct InRealm {
+    /// Only objects of this realm; local ones are made by gantry, cri ones by the kubelet.
+    #[arg(long, value_enum, value_name = "REALM")]
+    pub(crate) realm: Option<Realm>,
 }
 
 #[derive(Debug, Args)]
@@ -222,10 +244,10 @@ pub(crate) struct RunArgs {
     /// When to pull the image.
     #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing")]
     pub(crate) pull: String,
-    /// Wait for the end, print the log, and exit with the container's status.
+    /// Print the log until the end, and exit with the container's status.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Remove container and pod after the end; needs --wait.
+    /// Remove container and pod after the end or an interrupt; needs --wait.
     #[arg(long, requires = "wait")]
     pub(crate) rm: bool,
     /// Image.

@@ -1,9 +1,12 @@
 //! One file per subcommand.
 
+mod completions;
+mod config;
 mod doctor;
 mod exec;
 mod images;
 mod import;
+mod info;
 mod inspect;
 mod logs;
 mod pods;
@@ -16,7 +19,7 @@ mod serve;
 mod stop;
 mod version;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Format};
 use crate::client::Client;
 use anyhow::{Context as _, Result};
 use std::process::ExitCode;
@@ -24,38 +27,52 @@ use std::process::ExitCode;
 /// Carries out the command line; the exit code is the command's own.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { socket, output, command } = cli;
-    if let Command::Serve(args) = command {
-        return serve::run(*args);
+    let format = output.unwrap_or(Format::Table);
+    match command {
+        Command::Serve(args) => return serve::run(&args),
+        Command::Config(command) => return config::run(*command, format),
+        Command::Completions { shell } => return completions::run(shell),
+        _ => {}
     }
     // One thread: a client waits for one answer at a time.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
     runtime.block_on(async move {
-        if let Command::Version = command {
-            return version::run(&socket).await;
-        }
-        if let Command::Doctor = command {
-            return doctor::run(&socket, output).await;
-        }
-        let mut client = Client::connect(&socket).await?;
         match command {
-            Command::Serve(_) | Command::Version | Command::Doctor => Ok(ExitCode::SUCCESS),
-            Command::Pods => pods::run(&mut client, output).await,
-            Command::Ps { all } => ps::run(&mut client, output, all).await,
-            Command::Images => images::run(&mut client, output).await,
-            Command::Pull { image } => pull::run(&mut client, &image).await,
-            Command::Rmi { images } => rmi::run(&mut client, &images).await,
-            Command::Import { file, name } => import::run(&mut client, &file, name).await,
-            Command::Run(args) => run::run(&mut client, *args).await,
-            Command::Logs { container, follow, tail, timestamps } => {
-                logs::run(&mut client, &container, logs::How { follow, tail, timestamps }).await
+            Command::Version => return version::run(&socket, format).await,
+            Command::Doctor => return doctor::run(&socket, format).await,
+            _ => {}
+        }
+        let client = &mut Client::connect(&socket).await?;
+        match command {
+            // Done above, without a connection.
+            Command::Serve(_)
+            | Command::Config(_)
+            | Command::Completions { .. }
+            | Command::Version
+            | Command::Doctor => Ok(ExitCode::SUCCESS),
+            Command::Pods { realm } => pods::run(client, format, realm.realm).await,
+            Command::Ps { all, realm } => ps::run(client, format, all, realm.realm).await,
+            Command::Images { realm } => images::run(client, format, realm.realm).await,
+            Command::Info => info::run(client, format).await,
+            Command::Pull { image } => pull::run(client, &image).await,
+            Command::Rmi { realm, images } => rmi::run(client, &images, realm.realm).await,
+            Command::Import { file, name } => import::run(client, &file, name).await,
+            Command::Run(args) => run::run(client, *args).await,
+            Command::Logs { realm, container, follow, tail, timestamps } => {
+                let how = logs::How { follow, tail, timestamps };
+                logs::run(client, &container, realm.realm, how).await
             }
-            Command::Exec { timeout, container, command } => {
-                exec::run(&mut client, &container, command, timeout).await
+            Command::Exec { realm, timeout, container, command } => {
+                exec::run(client, &container, realm.realm, command, timeout).await
             }
-            Command::Stop { timeout, objects } => stop::run(&mut client, &objects, timeout).await,
-            Command::Rm { force, objects } => rm::run(&mut client, &objects, force).await,
-            Command::Inspect { object } => inspect::run(&mut client, &object).await,
+            Command::Stop { realm, timeout, objects } => {
+                stop::run(client, &objects, realm.realm, timeout).await
+            }
+            Command::Rm { realm, force, objects } => rm::run(client, &objects, realm.realm, force).await,
+            Command::Inspect { realm, object } => {
+                inspect::run(client, output.unwrap_or(Format::Json), &object, realm.realm).await
+            }
         }
     })
 }

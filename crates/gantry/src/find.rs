@@ -1,6 +1,7 @@
-//! Objects by what people call them: id, unique prefix, or name.
+//! Objects by what people call them: id, unique prefix, or name; in the local realm first, then in the
+//! kubelet's.
 
-use crate::client::Client;
+use crate::client::{Client, Realm};
 use anyhow::{Result, bail};
 use gantry_cri_api::v1;
 
@@ -17,46 +18,75 @@ impl std::fmt::Display for NotFound {
 impl std::error::Error for NotFound {}
 
 /// A container or a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Container,
+    Pod,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// An object and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Object {
-    Container(String),
-    Pod(String),
+pub(crate) struct Found {
+    pub(crate) realm: Realm,
+    pub(crate) kind: Kind,
+    pub(crate) id: String,
 }
 
 /// The container that `wanted` names.
-pub(crate) async fn container(client: &mut Client, wanted: &str) -> Result<String> {
-    match pick("container", wanted, &containers(client).await?)? {
-        Some(id) => Ok(id),
+pub(crate) async fn container(client: &mut Client, wanted: &str, realm: Option<Realm>) -> Result<Found> {
+    match search(client, &[Kind::Container], wanted, realm).await? {
+        Some(found) => Ok(found),
         None => Err(NotFound(format!("container {wanted:?}")).into()),
     }
 }
 
 /// The pod that `wanted` names.
-pub(crate) async fn pod(client: &mut Client, wanted: &str) -> Result<String> {
-    match pick("pod", wanted, &pods(client).await?)? {
-        Some(id) => Ok(id),
+pub(crate) async fn pod(client: &mut Client, wanted: &str, realm: Option<Realm>) -> Result<Found> {
+    match search(client, &[Kind::Pod], wanted, realm).await? {
+        Some(found) => Ok(found),
         None => Err(NotFound(format!("pod {wanted:?}")).into()),
     }
 }
 
 /// The container, else the pod, that `wanted` names.
-pub(crate) async fn object(client: &mut Client, wanted: &str) -> Result<Option<Object>> {
-    if let Some(id) = pick("container", wanted, &containers(client).await?)? {
-        return Ok(Some(Object::Container(id)));
-    }
-    Ok(pick("pod", wanted, &pods(client).await?)?.map(Object::Pod))
+pub(crate) async fn object(client: &mut Client, wanted: &str, realm: Option<Realm>) -> Result<Option<Found>> {
+    search(client, &[Kind::Container, Kind::Pod], wanted, realm).await
 }
 
-/// The pod, else the container, that `wanted` names: `gantry run` gives both one name, and who stops or
-/// removes it means all of it.
-pub(crate) async fn to_end(client: &mut Client, wanted: &str) -> Result<Object> {
-    if let Some(id) = pick("pod", wanted, &pods(client).await?)? {
-        return Ok(Object::Pod(id));
-    }
-    match pick("container", wanted, &containers(client).await?)? {
-        Some(id) => Ok(Object::Container(id)),
+/// The pod, else the container, that `wanted` names and that may be ended: `gantry run` gives both one name,
+/// and who stops or removes it means all of it.
+///
+/// # Errors
+///
+/// What the kubelet made is refused unless the user names its realm.
+pub(crate) async fn to_end(client: &mut Client, wanted: &str, realm: Option<Realm>) -> Result<Found> {
+    match search(client, &[Kind::Pod, Kind::Container], wanted, realm).await? {
+        Some(found) => {
+            may_end(found.kind.name(), wanted, found.realm, realm)?;
+            Ok(found)
+        }
         None => Err(NotFound(format!("container or pod {wanted:?}")).into()),
     }
+}
+
+/// Refuses to end what the kubelet made unless its realm was asked for.
+pub(crate) fn may_end(what: &str, wanted: &str, realm: Realm, asked: Option<Realm>) -> Result<()> {
+    if realm == Realm::Cri && asked != Some(Realm::Cri) {
+        bail!(
+            "{what} {wanted:?} belongs to the kubelet (realm cri), which would make it again; \
+             delete it with kubectl, or insist with --realm cri"
+        );
+    }
+    Ok(())
 }
 
 /// An error that says that nothing goes by this name.
@@ -64,20 +94,46 @@ pub(crate) fn nothing(wanted: &str) -> anyhow::Error {
     NotFound(format!("pod, container or image {wanted:?}")).into()
 }
 
-async fn containers(client: &mut Client) -> Result<Vec<(String, String)>> {
-    let list = client.runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner();
+/// The first that is found, by realm and then by kind.
+async fn search(
+    client: &mut Client,
+    kinds: &[Kind],
+    wanted: &str,
+    realm: Option<Realm>,
+) -> Result<Option<Found>> {
+    for realm in Realm::asked(realm) {
+        for kind in kinds {
+            let all = match kind {
+                Kind::Container => containers(client, realm).await?,
+                Kind::Pod => pods(client, realm).await?,
+            };
+            if let Some(id) = pick(kind.name(), wanted, &all)? {
+                return Ok(Some(Found { realm, kind: *kind, id }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn containers(client: &mut Client, realm: Realm) -> Result<Vec<(String, String)>> {
+    let request = v1::ListContainersRequest::default();
+    let list = client.of(realm).runtime.list_containers(request).await?.into_inner();
     let named = |c: v1::Container| (c.id, c.metadata.unwrap_or_default().name);
     Ok(list.containers.into_iter().map(named).collect())
 }
 
-async fn pods(client: &mut Client) -> Result<Vec<(String, String)>> {
-    let list = client.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.into_inner();
+async fn pods(client: &mut Client, realm: Realm) -> Result<Vec<(String, String)>> {
+    let request = v1::ListPodSandboxRequest::default();
+    let list = client.of(realm).runtime.list_pod_sandbox(request).await?.into_inner();
     let named = |p: v1::PodSandbox| (p.id, p.metadata.unwrap_or_default().name);
     Ok(list.items.into_iter().map(named).collect())
 }
 
 /// An exact id, else an exact name, else a unique prefix of an id.
 fn pick(what: &str, wanted: &str, all: &[(String, String)]) -> Result<Option<String>> {
+    if wanted.is_empty() {
+        bail!("an empty name; give an id, a unique prefix of one, or a name");
+    }
     if let Some((id, _)) = all.iter().find(|(id, _)| id == wanted) {
         return Ok(Some(id.clone()));
     }
@@ -114,5 +170,14 @@ mod tests {
         assert_eq!(found("zzz"), None);
         assert!(pick("pod", "same", &all).is_err());
         assert!(pick("pod", "ab", &all).unwrap_err().to_string().contains("ambiguous"));
+        assert!(pick("pod", "", &all[..1]).unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn what_the_kubelet_made_is_ended_only_by_name_of_its_realm() {
+        let refused = may_end("pod", "web", Realm::Cri, None).unwrap_err().to_string();
+        assert!(refused.contains("kubelet") && refused.contains("--realm cri"), "{refused}");
+        assert!(may_end("pod", "web", Realm::Cri, Some(Realm::Cri)).is_ok());
+        assert!(may_end("pod", "web", Realm::Local, None).is_ok());
     }
 }

@@ -1,13 +1,15 @@
 #![forbid(unsafe_code)]
 //! `gantry`: the daemon (`gantry serve`) and the command line that talks to it.
 //!
-//! One file per subcommand in `commands/`; all but `serve` speak to a daemon's sockets only,
-//! and `version` and `doctor` have something to tell without a daemon too.
+//! One file per subcommand in `commands/`; all but `serve`, `config` and `completions` speak to a daemon's
+//! sockets only, and `version` and `doctor` have something to tell without a daemon too.
 
 mod cli;
 mod client;
 mod commands;
+mod document;
 mod find;
+mod flags;
 mod output;
 mod parse;
 
@@ -19,7 +21,9 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("gantry: {}", output::one_line(&error));
+            if output::is_worth_telling(&error) {
+                eprintln!("gantry: {}", output::one_line(&error));
+            }
             ExitCode::from(output::exit_code(&error))
         }
     }

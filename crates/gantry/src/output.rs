@@ -2,8 +2,37 @@
 
 use crate::cli::Format;
 use crate::find::NotFound;
+use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
+use serde_json::Value;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Whoever read standard output has gone, as `head` does: nothing more to say, and nothing wrong.
+#[derive(Debug)]
+struct NoReader;
+
+impl std::fmt::Display for NoReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nobody reads standard output")
+    }
+}
+
+impl std::error::Error for NoReader {}
+
+/// Writes bytes to standard output.
+pub(crate) fn write(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(NoReader.into()),
+        result => result.context("write to standard output"),
+    }
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: &str) -> Result<()> {
+    write(format!("{text}\n").as_bytes())
+}
 
 /// An error and its causes in one line, each said once.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
@@ -24,34 +53,74 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
     text.replace('\n', " ")
 }
 
-/// 3 for what is not there, 1 for every other failure.
+/// Whether there is anything to say about an error.
+pub(crate) fn is_worth_telling(error: &anyhow::Error) -> bool {
+    !error.is::<NoReader>()
+}
+
+/// 3 for what is not there, 141 (as a shell shows SIGPIPE) when nobody reads on, 1 for every other failure.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let missing = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<NotFound>()
             || cause.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::NotFound)
     };
-    if error.chain().any(missing) { 3 } else { 1 }
+    match error {
+        error if !is_worth_telling(error) => 141,
+        error if error.chain().any(missing) => 3,
+        _ => 1,
+    }
 }
 
-/// Prints rows as aligned columns, or what `json` makes of them.
+/// Prints rows as aligned columns, or what `document` makes of them.
 pub(crate) fn list(
     format: Format,
     header: &[&str],
     rows: Vec<Vec<String>>,
-    json: impl FnOnce() -> serde_json::Value,
-) {
+    document: impl FnOnce() -> Result<Value>,
+) -> Result<()> {
+    if format != Format::Table {
+        return print(format, &document()?);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    line(&table.trim_fmt())
+}
+
+/// Prints a document; as a table it has one row for each value.
+pub(crate) fn print(format: Format, document: &Value) -> Result<()> {
     match format {
-        Format::Json => println!("{:#}", json()),
-        Format::Table => {
-            let mut table = Table::new();
-            table.load_style(presets::NOTHING);
-            table.set_header(header.iter().copied());
-            table.add_rows(rows);
-            for column in table.column_iter_mut() {
-                column.set_padding((0, 2));
-            }
-            println!("{}", table.trim_fmt());
+        Format::Json => line(&format!("{document:#}")),
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(document).context("write YAML")?;
+            write(format!("{}\n", text.trim_end()).as_bytes())
         }
+        Format::Table => {
+            let mut rows = Vec::new();
+            flatten("", document, &mut rows);
+            list(format, &["FIELD", "VALUE"], rows, || Ok(Value::Null))
+        }
+    }
+}
+
+/// Path and text of each value; what is empty is left out.
+fn flatten(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| flatten(&below(name), value, rows)),
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                flatten(&format!("{path}[{index}]"), value, rows);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) if text.is_empty() => {}
+        Value::String(text) => rows.push(vec![path.to_owned(), text.clone()]),
+        Value::Bool(_) | Value::Number(_) => rows.push(vec![path.to_owned(), value.to_string()]),
     }
 }
 
@@ -89,7 +158,6 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context as _;
 
     #[test]
     fn errors_fit_one_line_and_say_each_thing_once() {
@@ -98,6 +166,8 @@ mod tests {
         assert_eq!(one_line(&error), "stop x: no container x");
         assert_eq!(exit_code(&error), 3);
         assert_eq!(exit_code(&anyhow::anyhow!("no")), 1);
+        let gone = anyhow::Error::from(NoReader);
+        assert!(!is_worth_telling(&gone) && exit_code(&gone) == 141);
     }
 
     #[test]
@@ -106,5 +176,13 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(short("sha256:0123456789abcdef"), "0123456789abc");
+    }
+
+    #[test]
+    fn a_document_as_a_table_has_a_row_for_each_value() {
+        let document = serde_json::json!({"a": {"b": [1, {"c": "x"}], "empty": "", "no": null}, "d": true});
+        let mut rows = Vec::new();
+        flatten("", &document, &mut rows);
+        assert_eq!(rows, [["a.b[0]", "1"], ["a.b[1].c", "x"], ["d", "true"]]);
     }
 }

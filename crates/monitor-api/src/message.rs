@@ -29,6 +29,42 @@ pub struct Namespaces {
     pub pid: bool,
 }
 
+/// A user namespace of the pod's own, which owns its other namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// User ids.
+    pub uids: Vec<IdMap>,
+    /// Group ids.
+    pub gids: Vec<IdMap>,
+}
+
+/// A range of ids (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// First id in the pod.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdMap {
+    /// The maps as the kernel takes them: one line each.
+    pub fn lines(maps: &[Self]) -> String {
+        maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.length)).collect()
+    }
+
+    /// The host's id of `inside`; `None` when no range has it.
+    pub fn outside_of(maps: &[Self], inside: u32) -> Option<u32> {
+        let of = |m: &Self| {
+            let offset = inside.checked_sub(m.inside).filter(|o| *o < m.length)?;
+            m.outside.checked_add(offset)
+        };
+        maps.iter().find_map(of)
+    }
+}
+
 /// The first message, on the monitor's standard input; makes the pause child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
@@ -40,6 +76,9 @@ pub struct Setup {
     pub pod_dir: PathBuf,
     /// What the pause child holds.
     pub namespaces: Namespaces,
+    /// The user namespace, if the pod gets one of its own.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
     /// Host name to set; only with a UTS namespace of the pod's own.
     pub hostname: Option<String>,
     /// Namespaced sysctls as `(net.ipv4.ip_forward, 1)`, written inside the new namespaces, in order.
@@ -78,6 +117,18 @@ pub enum Request {
     KillExec {
         /// Id given in [`ExecRequest`].
         exec_id: String,
+    },
+    /// Copies what a running container writes to further descriptors, and hands out its standard input.
+    /// Carries a message socket and then a pipe for each stream that is asked for, standard output first.
+    /// Over the socket comes one message, before the answer: with the writing side of the container's
+    /// standard input, or its terminal, beside it; without a descriptor when it has neither.
+    /// A pipe that is full is closed: nobody waits for who reads too slowly. Answer: [`Reply::Done`].
+    Attach(AttachRequest),
+    /// Closes the monitor's own copy of a container's standard input; a terminal stays.
+    /// Answer: [`Reply::Done`], also when there is none.
+    CloseStdin {
+        /// Id of the container.
+        container_id: String,
     },
     /// Opens the container's log path anew (created if missing, always appended to). Answer: [`Reply::Done`].
     ReopenLog {
@@ -118,6 +169,17 @@ pub struct StartRequest {
     pub timeout_ms: u64,
 }
 
+/// What an attachment wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Id of the container.
+    pub container_id: String,
+    /// A pipe for standard output (or the terminal's) comes along.
+    pub stdout: bool,
+    /// A pipe for standard error comes along.
+    pub stderr: bool,
+}
+
 /// How to start one further process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecRequest {
@@ -131,6 +193,9 @@ pub struct ExecRequest {
     pub runtime_log: PathBuf,
     /// File with the OCI `process` object.
     pub process_file: PathBuf,
+    /// Where the OCI runtime is to send the terminal, if `process_file` asks for one
+    /// (`--console-socket`); the requester listens there.
+    pub console_socket: Option<PathBuf>,
     /// Milliseconds after which a runtime that does not finish is killed and the exec fails.
     pub timeout_ms: u64,
 }

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 /// How a built-in network is made.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ struct Inner {
     state: Mutex<State>,
     /// Made with the first attachment; held while it is being made.
     bridge: AsyncMutex<Option<(Bridge, Netlink)>>,
+    /// Shared by who changes his own elements of the rules, exclusive for who writes all of them anew.
+    rules: RwLock<()>,
     /// One call at a time per pod.
     turns: Turns,
 }
@@ -72,6 +74,7 @@ impl BuiltinNetwork {
             nft: Nft::new(config.nft),
             state: Mutex::new(state),
             bridge: AsyncMutex::new(None),
+            rules: RwLock::new(()),
             turns: Turns::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, damaged))
@@ -233,6 +236,8 @@ impl Inner {
             return Ok(ready.clone());
         }
         let netlink = Netlink::open()?;
+        // Nobody gives his ports up between the look at who has some and the rules for them.
+        let _rules = self.rules.write().await;
         let attachments: Vec<AttachmentRecord> = self.state().attachments.values().cloned().collect();
         let made = bridge::ensure(&netlink, &self.records, &self.nft, self.subnet, &attachments).await?;
         let weak = Arc::downgrade(this);
@@ -327,6 +332,7 @@ impl Inner {
     async fn take_back(&self, pod_id: &str) -> Result<()> {
         let Some(record) = self.state().attachments.get(pod_id).cloned() else { return Ok(()) };
         let attachment = record.attachment;
+        let _rules = self.rules.read().await;
         if !attachment.ports.is_empty() {
             self.nft.remove(&attachment.bridge, attachment.ip, &attachment.ports).await.or_else(|error| {
                 // Without the table there are no elements in it.

@@ -13,6 +13,7 @@ use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
 use gantry_netns::{NetworkKind, Networks};
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -91,8 +92,11 @@ pub(crate) struct State {
 impl Engine {
     pub(crate) fn build(config: EngineConfig) -> Result<Self> {
         let run_dir = config.run_dir;
-        for dir in ["pods", "quarantine", "handlers"].map(|d| run_dir.join(d)) {
-            std::fs::create_dir_all(&dir).map_err(crate::error::io_error("create", &dir))?;
+        // Root of a pod with a user namespace walks through "pods" to what is its own.
+        for (name, mode) in [("pods", 0o711), ("quarantine", 0o700), ("handlers", 0o700)] {
+            let (dir, mut builder) = (run_dir.join(name), std::fs::DirBuilder::new());
+            let made = builder.recursive(true).mode(mode).create(&dir);
+            made.map_err(crate::error::io_error("create", &dir))?;
         }
         let handlers = Handlers::open(&config.handlers, &config.monitor_program, &run_dir.join("handlers"))?;
         let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;

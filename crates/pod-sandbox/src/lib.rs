@@ -10,6 +10,8 @@ mod container;
 mod engine;
 mod error;
 mod exec;
+#[cfg(debug_assertions)]
+mod fault;
 mod flight;
 pub mod handler;
 mod host;
@@ -20,8 +22,11 @@ mod pod;
 mod pod_files;
 mod record;
 mod recovery;
+mod set_aside;
 mod spawner;
 pub mod spec;
+mod stats;
+mod streaming;
 mod undo;
 mod view;
 
@@ -30,5 +35,6 @@ pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
+pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

@@ -5,9 +5,11 @@
 //! call and its arguments ([`Error`]), so that an operator sees what failed without strace.
 
 pub mod bpf;
+pub mod console;
 mod error;
 pub mod fork;
 pub mod heap;
+pub mod idmap;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;

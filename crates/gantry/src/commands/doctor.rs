@@ -22,8 +22,8 @@ pub(super) async fn run(socket: &str, format: Format) -> Result<ExitCode> {
         let checks = checks.iter().map(
             |c| serde_json::json!({"name": c.name, "ok": c.ok, "message": c.message, "remedy": c.remedy}),
         );
-        serde_json::json!({"healthy": healthy, "checks": checks.collect::<Vec<_>>()})
-    });
+        Ok(serde_json::json!({"healthy": healthy, "checks": checks.collect::<Vec<_>>()}))
+    })?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

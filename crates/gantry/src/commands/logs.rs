@@ -1,17 +1,19 @@
 //! `gantry logs`: the container's log file, as the container wrote it.
 
-use crate::client::Client;
+mod file;
+
+use crate::client::{Client, Realm};
 use crate::find;
 use anyhow::{Context as _, Result, bail};
+use file::LogFile;
+use gantry_cri_api::local::v1::WaitRequest;
 use gantry_cri_api::v1;
+use gantry_sys::watched::Watched;
 use rustix::fs::inotify;
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::mem::MaybeUninit;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::io::Interest;
 
 /// What to print.
 #[derive(Debug, Clone, Copy)]
@@ -21,174 +23,108 @@ pub(super) struct How {
     pub(super) timestamps: bool,
 }
 
-pub(super) async fn run(client: &mut Client, wanted: &str, how: How) -> Result<ExitCode> {
-    let id = find::container(client, wanted).await?;
-    let path = log_path(client, &id).await?;
-    let mut reader = Reader::open(&path)?;
-    print_existing(&mut reader, how)?;
-    if !how.follow {
-        return Ok(ExitCode::SUCCESS);
+impl How {
+    /// All of it, until the end.
+    pub(super) const TO_THE_END: Self = Self { follow: true, tail: None, timestamps: false };
+}
+
+pub(super) async fn run(
+    client: &mut Client,
+    wanted: &str,
+    realm: Option<Realm>,
+    how: How,
+) -> Result<ExitCode> {
+    let found = find::container(client, wanted, realm).await?;
+    print(client, found.realm, &found.id, how).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the log of a container; when following, until the container does not run any more.
+pub(super) async fn print(client: &mut Client, realm: Realm, id: &str, how: How) -> Result<()> {
+    let path = log_path(client, realm, id).await?;
+    // Watched before the first look: nothing that is written in between is missed.
+    let watch = how.follow.then(|| Watch::new(&path)).transpose()?;
+    let mut log = LogFile::open(&path)?;
+    if let Some(count) = how.tail {
+        log.skip_to_tail(count)?;
     }
-    let watch = Watch::new(&path)?;
+    log.forward(how.timestamps)?;
+    match watch {
+        Some(watch) => follow(client, realm, id, &path, log, &watch, how).await,
+        None => Ok(()),
+    }
+}
+
+async fn follow(
+    client: &mut Client,
+    realm: Realm,
+    id: &str,
+    path: &Path,
+    mut log: LogFile,
+    watch: &Watch,
+    how: How,
+) -> Result<()> {
+    // The end of a container changes no file of its log; the daemon tells.
+    let request = WaitRequest { container_id: id.to_owned(), realm: realm.name().to_owned() };
+    let mut ended = std::pin::pin!(client.local.wait(request));
+    let mut over = false;
     loop {
-        // Asked before the read: what was written before the container ended is then printed.
-        let ended = !is_running(client, &id).await?;
-        reader.forward(how.timestamps)?;
-        if reader.was_replaced(&path) {
+        // After the end too: what was written before it is then printed.
+        log.forward(how.timestamps)?;
+        if log.was_replaced(path) {
             // The old file may have got lines after the read above; from now on it gets no more.
-            reader.forward(how.timestamps)?;
-            reader = Reader::open(&path)?;
+            log.forward(how.timestamps)?;
+            log = LogFile::open(path)?;
             continue;
         }
-        if ended {
-            return Ok(ExitCode::SUCCESS);
+        if over {
+            return Ok(());
         }
-        watch.wait()?;
+        tokio::select! {
+            answer = &mut ended => match answer {
+                Ok(_) => over = true,
+                Err(status) if status.code() == tonic::Code::NotFound => over = true,
+                Err(status) => return Err(status).context("wait for the end of the container"),
+            },
+            changed = watch.changed() => changed?,
+        }
     }
 }
 
-/// Prints the log of a container that has ended.
-pub(super) async fn print_all(client: &mut Client, id: &str) -> Result<()> {
-    let path = log_path(client, id).await?;
-    print_existing(&mut Reader::open(&path)?, How { follow: false, tail: None, timestamps: false })
-}
-
-async fn log_path(client: &mut Client, id: &str) -> Result<PathBuf> {
+async fn log_path(client: &mut Client, realm: Realm, id: &str) -> Result<PathBuf> {
     let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-    let status = client.runtime.container_status(request).await?.into_inner().status.unwrap_or_default();
-    match status.log_path.as_str() {
+    let answer = client.of(realm).runtime.container_status(request).await?.into_inner();
+    match answer.status.unwrap_or_default().log_path.as_str() {
         "" => bail!("container {id} was made without a log"),
         path => Ok(path.into()),
     }
 }
 
-async fn is_running(client: &mut Client, id: &str) -> Result<bool> {
-    let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-    match client.runtime.container_status(request).await {
-        Ok(answer) => {
-            let state = answer.into_inner().status.unwrap_or_default().state;
-            Ok(state != i32::from(v1::ContainerState::ContainerExited))
-        }
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(false),
-        Err(status) => Err(status.into()),
-    }
-}
-
-fn print_existing(reader: &mut Reader, how: How) -> Result<()> {
-    let Some(count) = how.tail else { return reader.forward(how.timestamps) };
-    let mut last = VecDeque::with_capacity(count.min(4096));
-    while let Some(line) = reader.next()? {
-        last.push_back(line);
-        if last.len() > count {
-            last.pop_front();
-        }
-    }
-    last.iter().try_for_each(|line| print(line, how.timestamps))
-}
-
-/// Whole lines of a log file.
-struct Reader {
-    lines: BufReader<File>,
-    inode: u64,
-    rest: Vec<u8>,
-}
-
-impl Reader {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("log {}", path.display()))?;
-        let inode = file.metadata()?.ino();
-        Ok(Self { lines: BufReader::new(file), inode, rest: Vec::new() })
-    }
-
-    fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        self.lines.read_until(b'\n', &mut self.rest)?;
-        Ok(self.rest.ends_with(b"\n").then(|| std::mem::take(&mut self.rest)))
-    }
-
-    fn forward(&mut self, timestamps: bool) -> Result<()> {
-        while let Some(line) = self.next()? {
-            print(&line, timestamps)?;
-        }
-        std::io::stdout().flush()?;
-        Ok(())
-    }
-
-    fn was_replaced(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|meta| meta.ino() != self.inode)
-    }
-}
-
-/// Prints one line of the CRI format to the stream that it came from.
-fn print(line: &[u8], timestamps: bool) -> Result<()> {
-    let Some((time, stream, whole, content)) = parse(line) else {
-        std::io::stdout().write_all(line)?;
-        return Ok(());
-    };
-    let mut out = Vec::with_capacity(line.len());
-    if timestamps {
-        out.extend_from_slice(time);
-        out.push(b' ');
-    }
-    out.extend_from_slice(content);
-    if whole {
-        out.push(b'\n');
-    }
-    match stream {
-        b"stderr" => std::io::stderr().write_all(&out)?,
-        _ => std::io::stdout().write_all(&out)?,
-    }
-    Ok(())
-}
-
-/// Time, stream, whether the line is whole, and its content.
-type Line<'a> = (&'a [u8], &'a [u8], bool, &'a [u8]);
-
-fn parse(line: &[u8]) -> Option<Line<'_>> {
-    let mut parts = line.strip_suffix(b"\n")?.splitn(4, |b| *b == b' ');
-    let (time, stream, tag, content) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    Some((time, stream, tag == b"F", content))
-}
-
 /// Wakes when the log, or its directory, changes.
-struct Watch {
-    inotify: std::os::fd::OwnedFd,
-}
+struct Watch(Watched);
 
 impl Watch {
     fn new(path: &Path) -> Result<Self> {
-        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC).context("inotify")?;
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let inotify = inotify::init(flags).context("inotify")?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         let changes = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CREATE
             | inotify::WatchFlags::DELETE
             | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&inotify, dir, changes).with_context(|| format!("watch {}", dir.display()))?;
-        Ok(Self { inotify })
+        Ok(Self(Watched::new(inotify, Interest::READABLE)?))
     }
 
-    /// Waits for a change, at most a second: the end of a container changes no file of its log.
-    fn wait(&self) -> Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        if poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], Some(&second))? > 0 {
-            let mut space = [MaybeUninit::uninit(); 4096];
-            inotify::Reader::new(&self.inotify, &mut space).next()?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_the_cri_format() {
-        let line = b"2026-01-01T00:00:00.000000001Z stderr P a b \n";
-        let (time, stream, whole, content) = parse(line).unwrap();
-        assert_eq!(time.len(), 30);
-        assert_eq!((stream, whole, content), (&b"stderr"[..], false, &b"a b "[..]));
-        assert_eq!(parse(b"t stdout F \n").unwrap().3, b"");
-        assert!(parse(b"no log line\n").is_none() && parse(b"t stdout F half").is_none());
+    /// Waits for a change, and forgets all changes until then.
+    async fn changed(&self) -> Result<()> {
+        let read = |fd: BorrowedFd<'_>| {
+            // What changed is looked at anyway: only that something did counts.
+            let mut space = [0_u8; 4096];
+            rustix::io::read(fd, &mut space)
+                .map(drop)
+                .map_err(|e| gantry_sys::Error::new("read", "inotify", e))
+        };
+        Ok(self.0.io(Interest::READABLE, read).await?)
     }
 }

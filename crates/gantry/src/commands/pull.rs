@@ -1,7 +1,7 @@
 //! `gantry pull`: with a bar per layer on a terminal, with plain lines elsewhere.
 
 use crate::client::Client;
-use crate::output::{short, size};
+use crate::output::{self, short, size};
 use anyhow::{Context as _, Result, bail};
 use gantry_cri_api::local::v1;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 pub(super) async fn run(client: &mut Client, image: &str) -> Result<ExitCode> {
     let id = pull(client, image).await?;
-    println!("{id}");
+    output::line(&id)?;
     Ok(ExitCode::SUCCESS)
 }
 

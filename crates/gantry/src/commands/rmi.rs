@@ -1,22 +1,29 @@
 //! `gantry rmi`.
 
-use crate::client::Client;
-use crate::find;
+use crate::client::{Client, Realm};
+use crate::{find, output};
 use anyhow::{Context as _, Result};
 use gantry_cri_api::v1;
 use std::process::ExitCode;
 
-pub(super) async fn run(client: &mut Client, images: &[String]) -> Result<ExitCode> {
+pub(super) async fn run(client: &mut Client, images: &[String], realm: Option<Realm>) -> Result<ExitCode> {
     for name in images {
-        let spec = Some(v1::ImageSpec { image: name.clone(), ..Default::default() });
-        let what = || format!("remove image {name}");
-        let request = v1::ImageStatusRequest { image: spec.clone(), verbose: false };
-        let found = client.images.image_status(request).await.with_context(what)?.into_inner().image;
-        if found.is_none() {
-            return Err(find::nothing(name)).with_context(what);
-        }
-        client.images.remove_image(v1::RemoveImageRequest { image: spec }).await.with_context(what)?;
-        println!("{name}");
+        remove(client, name, realm).await.with_context(|| format!("remove image {name}"))?;
+        output::line(name)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn remove(client: &mut Client, name: &str, asked: Option<Realm>) -> Result<()> {
+    for realm in Realm::asked(asked) {
+        let images = &mut client.of(realm).images;
+        let spec = Some(v1::ImageSpec { image: name.to_owned(), ..Default::default() });
+        let request = v1::ImageStatusRequest { image: spec.clone(), verbose: false };
+        if images.image_status(request).await?.into_inner().image.is_some() {
+            find::may_end("image", name, realm, asked)?;
+            images.remove_image(v1::RemoveImageRequest { image: spec }).await?;
+            return Ok(());
+        }
+    }
+    Err(find::nothing(name))
 }

@@ -1,19 +1,14 @@
 //! `gantry serve`: the daemon.
 
 use crate::cli::ServeArgs;
-use anyhow::{Context as _, Result, bail};
-use gantry_cri_server::{App, CgroupDriver, CriNetwork, LogFormat, OneOrMore, Options, logging};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use anyhow::{Context as _, Result};
+use gantry_cri_server::config::Layers;
+use gantry_cri_server::{App, logging};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
-    let file = match &args.config {
-        Some(path) => Options::read(path)?,
-        None => Options::default(),
-    };
-    let config = options(args)?.over(file).resolve()?;
+pub(super) fn run(args: &ServeArgs) -> Result<ExitCode> {
+    let config = layers(args).finish()?;
     logging::start(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -36,48 +31,10 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
     })
 }
 
-fn options(args: ServeArgs) -> Result<Options> {
-    Ok(Options {
-        root: args.root,
-        run_dir: args.run_dir,
-        listen: args.listen,
-        local_listen: args.local_listen,
-        stream_address: args.stream_address,
-        cri_network: args.cri_network.map(|n| match n.as_str() {
-            "builtin" => CriNetwork::Builtin,
-            _ => CriNetwork::Cni,
-        }),
-        cni_conf_dir: args.cni_conf_dir,
-        cni_bin_dir: Some(args.cni_bin_dir).filter(|d| !d.is_empty()).map(OneOrMore::More),
-        cni_timeout: args.cni_timeout,
-        cni_gc: None,
-        netns_dir: args.netns_dir,
-        cgroup_driver: args.cgroup_driver.map(|d| match d.as_str() {
-            "systemd" => CgroupDriver::Systemd,
-            _ => CgroupDriver::Cgroupfs,
-        }),
-        runtimes: runtimes(&args.runtime)?,
-        default_runtime: args.default_runtime,
-        pid_file: args.pid_file,
-        log_level: args.log_level,
-        log_format: args.log_format.map(|f| match f.as_str() {
-            "json" => LogFormat::Json,
-            _ => LogFormat::Text,
-        }),
-        helper_dir: None,
-        registries_conf: None,
-    })
-}
-
-fn runtimes(given: &[String]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut all = BTreeMap::new();
-    for pair in given {
-        match pair.split_once('=') {
-            Some((name, path)) if !name.is_empty() && path.starts_with('/') => {
-                all.insert(name.to_owned(), path.into());
-            }
-            _ => bail!("--runtime {pair:?}: write NAME=/path/to/program"),
-        }
-    }
-    Ok(all)
+/// Defaults, files and flags.
+pub(super) fn layers(args: &ServeArgs) -> Layers {
+    let mut layers = Layers::defaults();
+    layers.add_files(args.config.as_deref());
+    layers.add_flags(&args.flags.0);
+    layers
 }

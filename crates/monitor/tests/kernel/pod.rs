@@ -170,6 +170,7 @@ impl Pod {
             pod_id: cgroup.clone(),
             pod_dir: dir.clone(),
             namespaces,
+            user_namespace: None,
             hostname: namespaces.uts.then(|| "pod".to_owned()),
             sysctls: Vec::new(),
             pause_oom_score_adj: -998,
@@ -280,6 +281,7 @@ impl Pod {
             runtime: self.runtime(),
             runtime_log: self.dir.join("runc.log"),
             process_file,
+            console_socket: None,
             timeout_ms: 60_000,
         }
     }

@@ -41,7 +41,7 @@ pub(super) async fn attach(
         pod_id: pod.id.clone(),
         netns,
         netns_path,
-        interface: "eth0".into(),
+        interface: super::INTERFACE.into(),
         ports,
         pod: details(record),
     };
