@@ -36,6 +36,10 @@ impl Node {
         self.stage.dir().join("d/root/cni/results")
     }
 
+    fn pins(&self) -> PathBuf {
+        self.stage.dir().join("netns")
+    }
+
     fn leases(&self) -> PathBuf {
         self.stage.dir().join("leases")
     }
@@ -58,7 +62,8 @@ impl Node {
     fn start(&self, more: &[&str]) -> Daemon {
         let (conf, bin) = (self.conf_dir(), self.fake.bin());
         let args = ["--cni-conf-dir", text(&conf), "--cni-bin-dir", PLUGINS, "--cni-bin-dir", text(&bin)];
-        self.stage.daemon("d").args(&args).args(more).start()
+        let pins = self.pins();
+        self.stage.daemon("d").args(&args).args(&["--netns-dir", text(&pins)]).args(more).start()
     }
 
     /// What the plugins keep for pods: links, rules, addresses, and Gantry's own notes.
@@ -74,9 +79,8 @@ impl Node {
             let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
             kept.extend(names.filter(|n| n.starts_with(mark)).map(|n| format!("file {n}")));
         }
-        let pins = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-        let pins = pins.map(|e| e.file_name().to_string_lossy().into_owned());
-        kept.extend(pins.filter(|n| n.starts_with("gantry-")).map(|n| format!("pin {n}")));
+        let pins = std::fs::read_dir(self.pins()).into_iter().flatten().flatten();
+        kept.extend(pins.map(|e| format!("pin {}", e.path().display())));
         kept
     }
 
@@ -164,8 +168,9 @@ fn pods_live_on_a_network_of_plugins() {
         let page = fetch(port).unwrap();
         assert!(page.ends_with("welcome\n"), "by the host's port: {page}");
         // Where agents look for it.
-        let pin = format!("/run/netns/gantry-{web_id}");
-        let inside = output("nsenter", &[&format!("--net={pin}"), "ip", "-4", "addr", "show", "eth0"]);
+        let pin = node.pins().join(format!("gantry-{web_id}"));
+        let inside =
+            output("nsenter", &[&format!("--net={}", pin.display()), "ip", "-4", "addr", "show", "eth0"]);
         assert!(inside.contains(&ip(&crictl, &web_id)), "{inside}");
         let shown = crictl.json(&["inspectp", &web_id])["info"]["network"].clone();
         assert_eq!(shown["backend"], json!({"kind": "cni", "network": "pods"}), "{shown}");
@@ -184,6 +189,36 @@ fn pods_live_on_a_network_of_plugins() {
         assert!(fetch(port).is_ok());
         crictl.ok(&["stopp", &web_id]);
         assert!(fetch(port).is_err(), "the port is given back with the pod");
+        crictl.remove_all();
+        assert_eq!(node.kept(), [""; 0]);
+        daemon.end();
+        node.end();
+    });
+}
+
+#[test]
+fn a_pod_has_addresses_of_both_families_and_its_bandwidth() {
+    in_private_network(|| {
+        let node = Node::new();
+        let ipam = json!({"type": "host-local", "dataDir": node.leases(),
+            "ranges": [[{"subnet": "10.199.1.0/24"}], [{"subnet": "fd00:199::/64"}]]});
+        let conf = json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [
+            {"type": "bridge", "bridge": "cni-test0", "isGateway": true, "ipam": ipam},
+            {"type": "bandwidth", "capabilities": {"bandwidth": true}}]});
+        std::fs::create_dir_all(node.conf_dir()).unwrap();
+        std::fs::write(node.conf_dir().join("a.conflist"), conf.to_string()).unwrap();
+        let daemon = node.start(&[]);
+        let crictl = daemon.crictl();
+        let annotations = json!({"annotations": {"kubernetes.io/ingress-bandwidth": "10M"}});
+        let pod_id = crictl.runp("", &node.stage.network_pod("p", annotations));
+        let network = crictl.json(&["inspectp", &pod_id])["status"]["network"].clone();
+        assert!(network["ip"].as_str().unwrap().starts_with("10.199.1."), "{network}");
+        assert!(network["additionalIps"][0]["ip"].as_str().unwrap().starts_with("fd00:199::"), "{network}");
+        let queues = output("tc", &["qdisc", "show"]);
+        assert!(queues.contains("tbf") && queues.contains("rate 10Mbit"), "{queues}");
+        let fast = json!({"annotations": {"kubernetes.io/ingress-bandwidth": "fast"}});
+        let refused = crictl.run_runp("", &node.stage.network_pod("fast", fast)).fails();
+        assert!(refused.contains("InvalidArgument") && refused.contains("ingress-bandwidth"), "{refused}");
         crictl.remove_all();
         assert_eq!(node.kept(), [""; 0]);
         daemon.end();

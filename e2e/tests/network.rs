@@ -39,6 +39,7 @@ fn pods_talk_and_publish_ports() {
         let (web, visitor) = (stage.network_pod("web", ports), stage.network_pod("visitor", json!({})));
         let (web_id, visitor_id) = (crictl.runp(handler, &web), crictl.runp(handler, &visitor));
         assert_ne!(ip(&crictl, &web_id), ip(&crictl, &visitor_id));
+        assert!(std::path::Path::new("/run/netns").join(format!("gantry-{web_id}")).exists(), "pinned");
         crictl.start(&web_id, &stage.container("httpd", &server("welcome"), json!({})), &web);
         let log = stage.log_dir("web").join("httpd.log");
         wait_file(&log, "the server listens", |t| t.contains("listening"));

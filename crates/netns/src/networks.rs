@@ -128,12 +128,7 @@ impl Networks {
     /// undo is paid in the background.
     pub async fn recover(&self, live: &HashSet<String>) -> RecoverReport {
         let mut report = self.inner.builtin.recover(live).await;
-        let more = self.inner.cni.recover(live).await;
-        for failure in &more.failures {
-            tracing::error!(failure, "network not recovered");
-        }
-        report.owed.extend(more.owed);
-        report.failures.extend(more.failures);
+        report.owed.extend(self.inner.cni.recover(live).owed);
         report
     }
 

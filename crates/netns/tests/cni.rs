@@ -76,17 +76,22 @@ impl Node {
 
     /// Waits until the cache is empty: every DEL is paid.
     async fn paid(&self) {
-        let dir = self.path("root/cni/results");
-        let wait = move || {
-            let fd = inotify::init(CreateFlags::CLOEXEC).unwrap();
-            inotify::add_watch(&fd, &dir, WatchFlags::DELETE).unwrap();
-            while std::fs::read_dir(&dir).unwrap().count() > 0 {
-                let mut buffer = [MaybeUninit::uninit(); 4096];
-                inotify::Reader::new(&fd, &mut buffer).next().unwrap();
-            }
-        };
-        tokio::time::timeout(LIMIT, tokio::task::spawn_blocking(wait)).await.expect("DEL is paid").unwrap();
+        until(self.path("root/cni/results"), |dir| std::fs::read_dir(dir).unwrap().count() == 0).await;
     }
+}
+
+/// Looks at a directory, then again after each change, until it is as wanted.
+async fn until(dir: PathBuf, wanted: impl Fn(&Path) -> bool + Send + 'static) {
+    let wait = move || {
+        let fd = inotify::init(CreateFlags::CLOEXEC).unwrap();
+        let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::CLOSE_WRITE;
+        inotify::add_watch(&fd, &dir, changes).unwrap();
+        while !wanted(&dir) {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            inotify::Reader::new(&fd, &mut buffer).next().unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, tokio::task::spawn_blocking(wait)).await.expect("it comes in time").unwrap();
 }
 
 fn test<F: Future<Output = ()>>(version: &'static str, test: impl FnOnce(Node) -> F + Send) {
@@ -365,6 +370,8 @@ fn plugins_tell_whether_they_are_ready_and_forget_what_is_gone() {
         node.fake.take();
         let networks = node.open_with(CniConfig { gc: true, ..node.config() });
         networks.recover(&HashSet::from(["a".to_owned()])).await;
+        let called = node.fake.clone();
+        until(node.path("fake"), move |_| called.calls().iter().any(|c| c.command == "GC")).await;
         let calls = node.fake.calls();
         let gc = calls.iter().find(|c| c.command == "GC").unwrap();
         assert_eq!(gc.stdin["cni.dev/valid-attachments"], json!([{"containerID": "a", "ifname": "eth0"}]));

@@ -4,8 +4,9 @@
 
 use serde_json::{Value, json};
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Answers VERSION; records the call; then does what was asked for this command, or what is usual.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -94,12 +95,10 @@ impl FakeCni {
             .replace("@HERE@", &format!("'{}'", self.dir.display()))
             .replace("@NAME@", name)
             .replace("@RESULT@", &result.to_string());
-        let (path, temporary) = (self.bin().join(name), self.dir.join(format!("{name}.new")));
-        std::fs::write(&temporary, script).expect("write a fake plugin");
-        let executable = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&temporary, executable).expect("make a fake plugin executable");
+        let temporary = self.dir.join(format!("{name}.new"));
+        install_script(&temporary, &script);
         // Renamed into place: whoever looks finds it whole.
-        std::fs::rename(temporary, path).expect("install a fake plugin");
+        std::fs::rename(temporary, self.bin().join(name)).expect("install a fake plugin");
     }
 
     /// Takes a plugin away.
@@ -182,10 +181,20 @@ impl FakeCni {
     }
 }
 
+/// Writes an executable script by another process: had this one the file open for writing while another
+/// thread forks, running the script would fail with `ETXTBSY`.
+pub fn install_script(path: &Path, text: &str) {
+    let mut command = Command::new("install");
+    command.args(["-m", "0755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = command.spawn().expect("run install");
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
+    assert!(matches!(written, Some(Ok(()))), "write a script: {written:?}");
+    assert!(child.wait().expect("wait for install").success(), "install {}", path.display());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
     #[test]
     fn it_records_and_behaves() {

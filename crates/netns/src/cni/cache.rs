@@ -3,7 +3,7 @@
 
 use crate::model::{Attachment, Backend, PortMapping, Protocol, Quarantined};
 use crate::network::{check_id, check_interface};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -137,7 +137,7 @@ impl Cache {
 
     /// All attachments by pod; a damaged file is moved aside.
     pub(crate) fn load(&self) -> Result<(BTreeMap<String, Cached>, Vec<Quarantined>)> {
-        let (mut all, mut damaged) = (BTreeMap::new(), Vec::new());
+        let (mut all, mut damaged) = (BTreeMap::<String, Cached>::new(), Vec::new());
         let entries = match std::fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((all, damaged)),
@@ -151,7 +151,11 @@ impl Cache {
                 remove(&path)?;
                 continue;
             }
-            match read(&path, &name) {
+            let read = read(&path, &name).and_then(|cached| match all.contains_key(&cached.container_id) {
+                true => Err(format!("pod {} has another attachment", cached.container_id)),
+                false => Ok(cached),
+            });
+            match read {
                 Ok(cached) => {
                     all.insert(cached.container_id.clone(), cached);
                 }
@@ -174,6 +178,11 @@ impl Cache {
         let (path, temporary) = (self.results.join(&name), self.results.join(format!(".{name}")));
         let bytes =
             serde_json::to_vec(cached).map_err(|e| Error::failed(format!("record {}", path.display()), e))?;
+        if bytes.len() as u64 > MAX_FILE {
+            // What could not be read again could not be undone.
+            let message = format!("attachment of pod {} has more than {MAX_FILE} bytes", cached.container_id);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let write = || {
             let mut options = File::options();
             options.write(true).create(true).truncate(true).mode(0o600);
@@ -259,6 +268,9 @@ mod tests {
         cache.store(&cached).unwrap();
         assert!(dir.path().join("results/net-p1-eth0").is_file());
         assert!(!cache.load().unwrap().0["p1"].attachment().complete);
+        let mut huge = cached.clone();
+        huge.capability_args.insert("annotations".into(), "x".repeat(MAX_FILE as usize).into());
+        assert_eq!(cache.store(&huge).unwrap_err().kind(), ErrorKind::Invalid);
         cached.result = Some(json!({"ips": [{"address": "10.1.2.3/24"}, {"address": "fd00::3/64"}]}));
         cache.store(&cached).unwrap();
         let attachment = cache.load().unwrap().0["p1"].attachment();
@@ -281,13 +293,14 @@ mod tests {
             ("empty", ""),
             ("net-p2-eth0", &*good),
             ("net-p3-eth0", &good.replace("p1", "p3").replace("cniCacheV1", "v2")),
+            ("net-p1-eth1", &good.replace("eth0", "eth1")),
             ("net-p4-eth0", &good.replace("p1", "p4").replace("eyJj", "eyJX")),
         ] {
             std::fs::write(results.join(name), text).unwrap();
         }
         std::fs::write(results.join(".net-p9-eth0"), "half").unwrap();
         let (all, damaged) = cache.load().unwrap();
-        assert_eq!((all.len(), damaged.len()), (1, 4), "{damaged:?}");
+        assert_eq!((all.len(), damaged.len()), (1, 5), "{damaged:?}");
         assert_eq!(
             std::fs::read_dir(&results).unwrap().count(),
             1,

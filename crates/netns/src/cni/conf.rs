@@ -155,6 +155,14 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Those capability arguments that a plugin of this network asks for.
+    pub(crate) fn declared(&self, all: &Map<String, Value>) -> Map<String, Value> {
+        let wanted = |name: &str| self.plugins.iter().any(|p| p.has_capability(name));
+        all.iter().filter(|(name, _)| wanted(name)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
 /// The version to speak: the newest that both sides know.
 fn version(conf: &Map<String, Value>) -> Result<Version, String> {
     let one = conf.get("cniVersion").and_then(Value::as_str);
@@ -244,6 +252,7 @@ mod tests {
         let network = Network::parse(text.as_bytes()).unwrap();
         let capabilities =
             [("bandwidth".to_owned(), json!({"x": 1})), ("dns".to_owned(), json!({}))].into_iter().collect();
+        assert_eq!(Value::Object(network.declared(&capabilities)), json!({"bandwidth": {"x": 1}}));
         let previous = json!({"ips": []});
         let call = Injected { capabilities: &capabilities, previous: Some(&previous), extra: &[] };
         let read: Value = serde_json::from_slice(&network.plugins[0].stdin(&network, &call)).unwrap();

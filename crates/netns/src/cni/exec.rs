@@ -259,13 +259,11 @@ async fn drain_all(mut stream: pipe::Receiver, mut end: watch::Receiver<bool>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
     fn exec(dir: &Path, script: &str, limit: Duration) -> Exec {
         let program = dir.join("plugin");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        gantry_testkit::cni::install_script(&program, &format!("#!/bin/sh\n{script}\n"));
         let env = vec![("CNI_COMMAND", "ADD".to_owned())];
         Exec { program, env, stdin: b"{\"a\": 1}".to_vec(), mark: "gantry-cni:test:p".into(), limit }
     }

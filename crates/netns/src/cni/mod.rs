@@ -141,7 +141,7 @@ impl Cni {
     }
 
     /// Owes DEL for what belongs to no pod in `live` or was cut off; it is paid in the background.
-    pub(crate) async fn recover(&self, live: &HashSet<String>) -> RecoverReport {
+    pub(crate) fn recover(&self, live: &HashSet<String>) -> RecoverReport {
         let stale: Vec<String> = {
             let state = self.inner.state();
             let keep = |c: &Cached| c.result.is_some() && live.contains(&c.container_id);
@@ -151,13 +151,16 @@ impl Cni {
             self.inner.owed().add(pod_id);
         }
         self.inner.wake.notify_one();
-        let mut report = RecoverReport { owed: stale, ..RecoverReport::default() };
-        if self.inner.config.gc
-            && let Err(error) = self.inner.gc().await
-        {
-            report.failures.push(error.to_string());
+        if self.inner.config.gc {
+            let inner = self.inner.clone();
+            // Plugins take their time, and may hang: the daemon starts without them.
+            tokio::spawn(async move {
+                if let Err(error) = inner.gc().await {
+                    tracing::warn!(%error, "the plugins did not collect what is left over");
+                }
+            });
         }
-        report
+        RecoverReport { owed: stale, ..RecoverReport::default() }
     }
 
     /// What `gantry doctor` shows; with `needed`, a missing configuration is a problem.
@@ -236,7 +239,8 @@ impl Inner {
         let capabilities = args::capabilities(&request)?;
         let known = self.state().get(&request.pod_id).cloned();
         if let Some(cached) = known {
-            let same = cached.capability_args == capabilities
+            let wanted = self.network_of(&cached)?.declared(&capabilities);
+            let same = cached.capability_args == wanted
                 && cached.netns.as_deref() == Some(&*request.netns_path)
                 && cached.if_name == request.interface;
             if same && cached.result.is_some() {
@@ -264,7 +268,14 @@ impl Inner {
             Cached::new(&request.pod_id, &network.name, &request.interface, network.bytes.clone());
         cached.netns = Some(request.netns_path.clone());
         cached.cni_args = args::cni_args(&request)?;
-        cached.capability_args = capabilities;
+        cached.capability_args = network.declared(&capabilities);
+        if !request.ports.is_empty() && !cached.capability_args.contains_key("portMappings") {
+            tracing::warn!(
+                pod = request.pod_id,
+                network = network.name,
+                "the pod wants host ports, and no plugin of its network has the capability portMappings"
+            );
+        }
         self.store(&cached).await?;
 
         match self.add(network, &programs, &mut cached).await {
