@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 packages=(
   runc              # an OCI runtime beside the embedded one
   nftables          # host ports and masquerading of the built-in network
+  containernetworking-plugins iptables   # CNI plugins, and what one of them calls
   busybox-static    # content of the test images
   docker-registry   # a registry of our own: tests reach no other
   skopeo umoci      # push test images; unpack them as another tool does

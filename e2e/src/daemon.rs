@@ -15,12 +15,15 @@ pub struct DaemonBuilder {
     root: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// `GANTRY_FAULT` of the next start.
+    fault: Option<String>,
     registries_conf: PathBuf,
 }
 
 impl DaemonBuilder {
     pub(crate) fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
-        Self { root: dir.join("root"), dir, args: Vec::new(), env: Vec::new(), registries_conf }
+        let root = dir.join("root");
+        Self { root, dir, args: Vec::new(), env: Vec::new(), fault: None, registries_conf }
     }
 
     /// Another place for images and writable layers.
@@ -70,6 +73,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// The kubelet's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("gantry.sock")
+    }
+
     /// crictl on the kubelet's socket.
     pub fn crictl(&self) -> Crictl {
         Crictl::new(&self.dir().join("gantry.sock"), self.dir())
@@ -119,6 +127,27 @@ impl Daemon {
         child.wait().expect("wait for the daemon");
     }
 
+    /// Starts it again so that it dies at `fault` (`push:3:after`).
+    #[track_caller]
+    pub fn restart_to_die(&mut self, fault: &str) {
+        self.setup.fault = Some(fault.to_owned());
+        self.restart();
+        self.setup.fault = None;
+    }
+
+    /// Waits for the end that a fault brings. Panics when it ends in any other way.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        let mut child = self.child.take().expect("the daemon runs");
+        let fd = pidfd(child.id());
+        if !fd.is_none_or(|fd| wait_readable(&[&fd], LIMIT)) {
+            self.child = Some(child);
+            panic!("the daemon did not die at its fault:\n{}", self.log());
+        }
+        let status = child.wait().expect("wait for the daemon");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", self.log());
+    }
+
     /// Starts it again, with the same options, and waits until it answers.
     #[track_caller]
     pub fn restart(&mut self) {
@@ -148,6 +177,7 @@ impl Daemon {
         command.args(["--listen", &socket("gantry.sock"), "--local-listen", &socket("local.sock")]);
         command.arg("--pid-file").arg(pid_file).args(["--log-level", "debug"]).args(&setup.args);
         command.envs(setup.env.iter().map(|(name, value)| (name, value)));
+        command.env_remove("GANTRY_FAULT").envs(setup.fault.iter().map(|f| ("GANTRY_FAULT", f)));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         command.spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
     }

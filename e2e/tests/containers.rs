@@ -2,10 +2,10 @@
 
 use gantry_e2e::{BUSYBOX, Crictl, Daemon, Stage};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Runs `check` with a daemon that has the image, once for each OCI runtime.
-fn with_each_handler(check: impl Fn(&Stage, &Crictl, &str)) {
+pub(super) fn with_each_handler(check: impl Fn(&Stage, &Crictl, &str)) {
     let stage = Stage::new();
     let daemon = stage.daemon("d").start();
     let crictl = daemon.crictl();
@@ -19,7 +19,7 @@ fn with_each_handler(check: impl Fn(&Stage, &Crictl, &str)) {
 }
 
 /// Starts a sleeping container with `over` in a pod with `pod_over`; its id.
-fn sleeper(stage: &Stage, crictl: &Crictl, handler: &str, pod_over: Value, over: Value) -> String {
+pub(super) fn sleeper(stage: &Stage, crictl: &Crictl, handler: &str, pod_over: Value, over: Value) -> String {
     let pod = stage.pod("p", pod_over);
     let pod_id = match crictl.json(&["pods", "-o", "json"])["items"][0]["id"].as_str() {
         Some(id) => id.to_owned(),
@@ -192,59 +192,6 @@ fn privileged() {
             &plain,
         );
         assert!(refused.fails().contains("privileged"), "{handler}: its pod is not privileged");
-    });
-}
-
-/// A control file of the container's cgroup on the host.
-fn control(crictl: &Crictl, id: &str, controller: &str, v1: &str, v2: &str) -> String {
-    let pid = crictl.json(&["inspect", id])["info"]["pid"].as_u64().unwrap();
-    let lines = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let of = |wanted: &str| {
-        lines.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (fields.next()?, fields.next()?);
-            controllers.split(',').any(|c| c == wanted).then(|| path.trim_start_matches('/').to_owned())
-        })
-    };
-    let v1_root = Path::new("/sys/fs/cgroup").join(controller);
-    let file: PathBuf = match of(controller) {
-        Some(path) => v1_root.join(path).join(v1),
-        None => Path::new("/sys/fs/cgroup").join(of("").unwrap()).join(v2),
-    };
-    std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).trim().to_owned()
-}
-
-#[test]
-fn cpu_and_memory_limits() {
-    with_each_handler(|stage, crictl, handler| {
-        let limits = json!({"linux": {"resources": {
-            "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512, "memory_limit_in_bytes": 64 << 20,
-        }}});
-        let id = sleeper(stage, crictl, handler, json!({}), limits);
-        let bytes = (64_u64 << 20).to_string();
-        let memory = control(crictl, &id, "memory", "memory.limit_in_bytes", "memory.max");
-        assert_eq!(memory, bytes, "{handler}");
-        let quota = control(crictl, &id, "cpu", "cpu.cfs_quota_us", "cpu.max");
-        assert!(["50000", "50000 100000"].contains(&quota.as_str()), "{handler}: {quota}");
-        let weight = control(crictl, &id, "cpu", "cpu.shares", "cpu.weight");
-        assert!(weight == "512" || weight.parse::<u32>().unwrap() < 100, "{handler}: {weight}");
-    });
-}
-
-#[test]
-fn a_container_over_its_memory_limit_is_killed_and_the_reason_is_kept() {
-    with_each_handler(|stage, crictl, handler| {
-        let pod = stage.pod("p", json!({}));
-        let pod_id = crictl.runp(handler, &pod);
-        let limit = json!({"linux": {"resources": {"memory_limit_in_bytes": 24 << 20}}});
-        // Keeps the last lines of an endless one in memory.
-        let id = crictl.start(&pod_id, &stage.container("c", "exec tail /dev/zero", limit), &pod);
-        let status = crictl.wait_exited(&id);
-        assert_eq!(
-            (status["exitCode"].as_i64(), &status["reason"]),
-            (Some(137), &json!("OOMKilled")),
-            "{handler}"
-        );
     });
 }
 

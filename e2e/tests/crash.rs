@@ -1,6 +1,6 @@
 //! `kill -9` of the daemon and of a monitor.
 
-use gantry_e2e::{BUSYBOX, Stage, Watch, logged, wait_file};
+use gantry_e2e::{BUSYBOX, Stage, Watch, logged, namespace, wait_file};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -191,6 +191,40 @@ fn a_start_that_a_kill_cut_short_is_done_again() {
     assert_eq!(crictl.status(&id)["state"], "CONTAINER_CREATED");
     crictl.ok(&["start", &id]);
     assert_eq!(crictl.wait_exited(&id)["exitCode"], 7);
+    crictl.remove_all();
+    daemon.end();
+    stage.end();
+}
+
+#[test]
+fn a_pod_whose_record_is_damaged_is_ended_before_it_is_set_aside() {
+    let stage = Stage::new();
+    let mut daemon = stage.daemon("d").builtin_network().start();
+    let crictl = daemon.crictl();
+    crictl.ok(&["pull", BUSYBOX]);
+    let (broken, whole) = (stage.network_pod("broken", json!({})), stage.network_pod("whole", json!({})));
+    let own_pids = json!({"linux": {"security_context": {"namespace_options": {"pid": 1}}}});
+    let start = |pod: &serde_json::Value| {
+        let pod_id = crictl.runp("", pod);
+        let container = stage.container("c", "exec sleep 100000", own_pids.clone());
+        let id = crictl.start(&pod_id, &container, pod);
+        let pid = crictl.json(&["inspect", &id])["info"]["pid"].as_u64().unwrap();
+        (pod_id, id, u32::try_from(pid).unwrap())
+    };
+    let (broken, whole) = (start(&broken), start(&whole));
+    daemon.kill();
+    let record = daemon.run_dir().join("pods").join(&broken.0).join("record.json");
+    std::fs::write(record, "{").unwrap();
+    daemon.restart();
+
+    // A zombie has no namespaces any more.
+    assert_eq!(namespace(broken.2, "net"), None, "the container of a lost record runs on");
+    assert!(namespace(whole.2, "net").is_some());
+    assert!(daemon.run_dir().join("quarantine").join(&broken.0).exists());
+    let pods = crictl.json(&["pods", "-o", "json"]);
+    let ids: Vec<_> = pods["items"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [whole.0.as_str()]);
+    assert_eq!(crictl.status(&whole.1)["state"], "CONTAINER_RUNNING");
     crictl.remove_all();
     daemon.end();
     stage.end();

@@ -2,15 +2,21 @@
 //! The end-to-end tests: `make e2e` runs them, as root, one after another.
 
 mod boundaries;
+mod cni;
 mod command_line;
 mod containers;
 mod crash;
 mod disk_full;
+mod errors;
 mod exec;
 mod handlers;
 mod images;
+mod kill_at_every_step;
 mod logs;
 mod network;
 mod pods;
+mod resources;
 mod retries;
 mod sequence;
+mod sharing;
+mod user_namespaces;

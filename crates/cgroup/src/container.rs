@@ -146,7 +146,7 @@ impl Cgroup {
 }
 
 /// `root` and every cgroup below it, parents first; empty when there is none.
-fn tree(root: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn tree(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(dir) = open.pop() {

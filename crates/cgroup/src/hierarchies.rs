@@ -1,5 +1,6 @@
 //! The hierarchies that are mounted on this host.
 
+use crate::container::tree;
 use crate::{Error, Result, file_error};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +123,21 @@ impl Hierarchies {
             }
         }
         Ok(())
+    }
+
+    /// Paths of all cgroups that are called `name`, below the root of any hierarchy, each once.
+    pub fn find(&self, name: &str) -> Result<Vec<String>> {
+        let mut found = std::collections::BTreeSet::new();
+        for h in &self.all {
+            for dir in tree(&h.mount)? {
+                if dir.file_name().is_some_and(|n| n == name)
+                    && let Ok(below) = dir.strip_prefix(&h.mount)
+                {
+                    found.insert(format!("/{}", below.display()));
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Removes the cgroup `path` from every hierarchy where it is empty; what is in use stays.

@@ -13,9 +13,9 @@ use gantry_cri_api::local::v1::local_server::LocalServer;
 use gantry_cri_api::v1::image_service_server::ImageServiceServer;
 use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
-use gantry_netns::{BuiltinConfig, BuiltinNetwork};
+use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, PodNetwork, Realm, Result};
+use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -78,8 +78,18 @@ impl App {
         for damaged in damaged_images {
             tracing::error!(path = %damaged.moved_to.display(), reason = damaged.reason, "image record set aside");
         }
-        let network = BuiltinConfig::new(run_dir.path().join("network"));
-        let (network, damaged_attachments) = BuiltinNetwork::open(network)?;
+        let networks = NetworksConfig {
+            builtin: BuiltinConfig::new(run_dir.path().join("network")),
+            cni: CniConfig {
+                conf_dir: config.cni_conf_dir,
+                bin_dirs: config.cni_bin_dir,
+                cache_dir: config.root.join("cni"),
+                limit: config.cni_timeout,
+                gc: config.cni_gc,
+            },
+            netns_dir: config.netns_dir,
+        };
+        let (networks, damaged_attachments) = Networks::open(networks)?;
         for damaged in damaged_attachments {
             tracing::error!(?damaged, "network attachment record set aside");
         }
@@ -93,11 +103,8 @@ impl App {
             systemd_cgroup,
         };
         let cri_network = match config.cri_network {
-            CriNetwork::Builtin => PodNetwork::Builtin,
-            CriNetwork::Cni => PodNetwork::Missing(format!(
-                "no network plugin is configured in {}; start with --cri-network builtin on a single node",
-                config.cni_conf_dir.display()
-            )),
+            CriNetwork::Builtin => NetworkKind::Builtin,
+            CriNetwork::Cni => NetworkKind::Cni,
         };
         let engine = EngineConfig {
             root: config.root,
@@ -106,7 +113,7 @@ impl App {
             handlers,
             hierarchies: Hierarchies::detect()?,
             images,
-            network,
+            networks,
             cri_network,
         };
         let (engine, report) = Engine::open(engine).await?;

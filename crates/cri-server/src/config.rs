@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How the kubelet's pods get a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -54,8 +55,14 @@ pub struct Options {
     pub cri_network: Option<CriNetwork>,
     /// CNI configurations. Default `/etc/cni/net.d`.
     pub cni_conf_dir: Option<PathBuf>,
-    /// CNI plugins. Default `/opt/cni/bin`.
-    pub cni_bin_dir: Option<PathBuf>,
+    /// CNI plugins, searched in this order. Default `/opt/cni/bin`.
+    pub cni_bin_dir: Option<OneOrMore>,
+    /// Seconds that one call of one CNI plugin may take, 1 to 3600. Default 60.
+    pub cni_timeout: Option<u32>,
+    /// Call GC of CNI plugins after a restart. Default `false`.
+    pub cni_gc: Option<bool>,
+    /// Where network namespaces of pods are pinned. Default `/run/netns`.
+    pub netns_dir: Option<PathBuf>,
     /// Control groups. Default `cgroupfs`.
     pub cgroup_driver: Option<CgroupDriver>,
     /// Runtime handlers by name, beside those found by themselves.
@@ -73,6 +80,16 @@ pub struct Options {
     pub helper_dir: Option<PathBuf>,
     /// Main registries.conf. Default `/etc/containers/registries.conf`.
     pub registries_conf: Option<PathBuf>,
+}
+
+/// One directory or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(PathBuf),
+    /// Several, in order.
+    More(Vec<PathBuf>),
 }
 
 /// A configuration that cannot be used: the file or option, and why.
@@ -115,6 +132,10 @@ pub struct Config {
     pub(crate) local_listen: PathBuf,
     pub(crate) cri_network: CriNetwork,
     pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
+    pub(crate) cni_timeout: Duration,
+    pub(crate) cni_gc: bool,
+    pub(crate) netns_dir: PathBuf,
     pub(crate) runtimes: BTreeMap<String, PathBuf>,
     pub(crate) default_runtime: String,
     pub(crate) cgroup_driver: CgroupDriver,
@@ -148,6 +169,9 @@ impl Options {
             cri_network: self.cri_network.or(below.cri_network),
             cni_conf_dir: self.cni_conf_dir.or(below.cni_conf_dir),
             cni_bin_dir: self.cni_bin_dir.or(below.cni_bin_dir),
+            cni_timeout: self.cni_timeout.or(below.cni_timeout),
+            cni_gc: self.cni_gc.or(below.cni_gc),
+            netns_dir: self.netns_dir.or(below.netns_dir),
             cgroup_driver: self.cgroup_driver.or(below.cgroup_driver),
             runtimes,
             default_runtime: self.default_runtime.or(below.default_runtime),
@@ -185,13 +209,39 @@ impl Options {
             let reason = "is the same socket as --listen; the two serve different realms".into();
             return Err(ConfigError::Option { option: "--local-listen", reason });
         }
+        let cni_bin_dir = match self.cni_bin_dir {
+            None => vec!["/opt/cni/bin".into()],
+            Some(OneOrMore::One(dir)) => vec![dir],
+            Some(OneOrMore::More(dirs)) => dirs,
+        };
+        let cni_bin_dir: Vec<PathBuf> =
+            cni_bin_dir.into_iter().map(|d| absolute("--cni-bin-dir", d)).collect::<Result<_, _>>()?;
+        // CNI_PATH separates directories by colons.
+        if cni_bin_dir.is_empty()
+            || cni_bin_dir.iter().any(|d| d.as_os_str().as_encoded_bytes().contains(&b':'))
+        {
+            let reason = "give at least one directory, each without ':'".into();
+            return Err(ConfigError::Option { option: "--cni-bin-dir", reason });
+        }
+        let cni_timeout = self.cni_timeout.unwrap_or(60);
+        if !(1..=3600).contains(&cni_timeout) {
+            let reason = format!("{cni_timeout} is not between 1 and 3600 seconds");
+            return Err(ConfigError::Option { option: "--cni-timeout", reason });
+        }
         Ok(Config {
             root: absolute("--root", self.root.unwrap_or_else(|| "/var/lib/gantry".into()))?,
             listen,
             local_listen,
             run_dir,
             cri_network: self.cri_network.unwrap_or(CriNetwork::Cni),
-            cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
+            cni_conf_dir: absolute(
+                "--cni-conf-dir",
+                self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
+            )?,
+            cni_bin_dir,
+            cni_timeout: Duration::from_secs(cni_timeout.into()),
+            cni_gc: self.cni_gc.unwrap_or(false),
+            netns_dir: absolute("--netns-dir", self.netns_dir.unwrap_or_else(|| "/run/netns".into()))?,
             runtimes: self.runtimes,
             default_runtime: self.default_runtime.unwrap_or_else(|| "auto".into()),
             cgroup_driver,
@@ -258,5 +308,17 @@ mod tests {
             ..Options::default()
         };
         assert!(bad(same).contains("realms"));
+        let slow = bad(Options { cni_timeout: Some(0), ..Options::default() });
+        assert!(slow.contains("--cni-timeout"), "{slow}");
+        let colon = bad(Options { cni_bin_dir: Some(OneOrMore::One("/a:b".into())), ..Options::default() });
+        assert!(colon.contains("--cni-bin-dir"), "{colon}");
+    }
+
+    #[test]
+    fn plugins_may_be_in_several_directories() {
+        let dirs = |text: &str| parse(text).unwrap().resolve().unwrap().cni_bin_dir;
+        assert_eq!(dirs(""), [Path::new("/opt/cni/bin")]);
+        assert_eq!(dirs("cni_bin_dir = '/a'"), [Path::new("/a")]);
+        assert_eq!(dirs("cni_bin_dir = ['/a', '/b']"), [Path::new("/a"), Path::new("/b")]);
     }
 }

@@ -17,4 +17,4 @@ mod run_dir;
 mod runtime_service;
 
 pub use app::App;
-pub use config::{CgroupDriver, Config, ConfigError, CriNetwork, LogFormat, Options};
+pub use config::{CgroupDriver, Config, ConfigError, CriNetwork, LogFormat, OneOrMore, Options};

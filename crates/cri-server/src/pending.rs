@@ -3,17 +3,13 @@
 use tonic::{Response, Status};
 
 /// RPC and the work that owns it; equals `e2e/pending-rpcs.tsv`, which a test holds.
-pub(crate) const PENDING: [(&str, &str); 20] = [
+pub(crate) const PENDING: [(&str, &str); 15] = [
     ("Attach", "streaming"),
     ("CheckpointContainer", "every promise of the CRI"),
-    ("ContainerStats", "the breadth"),
     ("Exec", "streaming"),
     ("GetContainerEvents", "every promise of the CRI"),
-    ("ListContainerStats", "the breadth"),
     ("ListMetricDescriptors", "every promise of the CRI"),
     ("ListPodSandboxMetrics", "every promise of the CRI"),
-    ("ListPodSandboxStats", "every promise of the CRI"),
-    ("PodSandboxStats", "every promise of the CRI"),
     ("PortForward", "streaming"),
     ("StreamContainerStats", "every promise of the CRI"),
     ("StreamContainers", "every promise of the CRI"),
@@ -21,7 +17,6 @@ pub(crate) const PENDING: [(&str, &str); 20] = [
     ("StreamPodSandboxMetrics", "every promise of the CRI"),
     ("StreamPodSandboxStats", "every promise of the CRI"),
     ("StreamPodSandboxes", "every promise of the CRI"),
-    ("UpdateContainerResources", "the breadth"),
     ("UpdatePodSandboxResources", "every promise of the CRI"),
     ("UpdateRuntimeConfig", "every promise of the CRI"),
 ];

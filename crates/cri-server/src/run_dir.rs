@@ -7,8 +7,9 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// Size of the tmpfs: records, bundles and logs of some thousand pods.
-const OPTIONS: &str = "mode=0700,size=256m";
+/// Size of the tmpfs: records, bundles and logs of some thousand pods. Everybody may walk through, which
+/// root of a pod with a user namespace must; nobody but root may read.
+const OPTIONS: &str = "mode=0711,size=256m";
 
 /// The run directory while a daemon uses it.
 #[derive(Debug)]

@@ -172,11 +172,16 @@ impl RuntimeService for Runtime {
         let runtime =
             v1::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let handlers = self.engine.handlers();
-        let default = std::iter::once(String::new());
-        let working = handlers.iter().filter(|h| h.broken().is_none()).map(|h| h.name().to_owned());
-        let handlers_shown = default
-            .chain(working)
-            .map(|name| v1::RuntimeHandler { name, features: Some(v1::RuntimeHandlerFeatures::default()) });
+        let shown = |name: &str, features: gantry_pod_sandbox::handler::Features| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: features.user_namespaces,
+            }),
+        };
+        let default = handlers.get("").ok().map(|h| shown("", h.features()));
+        let working = handlers.iter().filter(|h| h.broken().is_none());
+        let handlers_shown = default.into_iter().chain(working.map(|h| shown(h.name(), h.features())));
         let info = if verbose { self.info() } else { BTreeMap::new() };
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions: vec![runtime, network] }),
@@ -203,9 +208,13 @@ impl RuntimeService for Runtime {
 
     async fn update_container_resources(
         &self,
-        _request: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        pending("UpdateContainerResources")
+        let request = request.into_inner();
+        let asked = request.linux.unwrap_or_default();
+        let updated = self.engine.update_container(self.realm, &request.container_id, asked).await;
+        updated.map_err(|e| status("UpdateContainerResources", &e))?;
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
     async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
@@ -225,30 +234,40 @@ impl RuntimeService for Runtime {
 
     async fn container_stats(
         &self,
-        _request: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Answer<v1::ContainerStatsResponse> {
-        pending("ContainerStats")
+        let id = request.into_inner().container_id;
+        let stats = self.engine.container_stats(self.realm, &id).await;
+        let stats = stats.map_err(|e| status("ContainerStats", &e))?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        pending("ListContainerStats")
+        let stats = self.engine.list_container_stats(self.realm, request.into_inner().filter).await;
+        let stats = stats.map_err(|e| status("ListContainerStats", &e))?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        pending("PodSandboxStats")
+        let id = request.into_inner().pod_sandbox_id;
+        let stats = self.engine.pod_stats(self.realm, &id).await;
+        let stats = stats.map_err(|e| status("PodSandboxStats", &e))?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        pending("ListPodSandboxStats")
+        let stats = self.engine.list_pod_stats(self.realm, request.into_inner().filter).await;
+        let stats = stats.map_err(|e| status("ListPodSandboxStats", &e))?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn update_runtime_config(

@@ -146,9 +146,15 @@ pub(crate) struct ServeArgs {
     /// CNI configurations [default: /etc/cni/net.d].
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_conf_dir: Option<PathBuf>,
-    /// CNI plugins [default: /opt/cni/bin].
+    /// CNI plugins; may be given more than once [default: /opt/cni/bin].
     #[arg(long, value_name = "DIR")]
-    pub(crate) cni_bin_dir: Option<PathBuf>,
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
+    /// Seconds that one call of one CNI plugin may take [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) cni_timeout: Option<u32>,
+    /// Where network namespaces of pods are pinned [default: /run/netns].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) netns_dir: Option<PathBuf>,
     /// Who manages control groups [default: cgroupfs].
     #[arg(long, value_parser = ["cgroupfs", "systemd"])]
     pub(crate) cgroup_driver: Option<String>,

@@ -44,4 +44,5 @@ pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, ImageConfig, ImageId, Imported, Realm};
 pub use progress::{LayerProgress, LayerState, Progress, ProgressSender};
+pub use snapshot::Owners;
 pub use store::{ImageStore, ImportSource, Limits, Quarantined, Snapshot, StoreConfig, Usage};

@@ -7,6 +7,7 @@ use crate::publish::Publisher;
 use crate::state::{Holder, State};
 use crate::{Error, ImageId, Realm, Result, Snapshot};
 use gantry_sys::overlay::{self, Overlay};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -74,8 +75,29 @@ pub(crate) fn get(publisher: &Publisher, container_id: &str) -> Option<Snapshot>
     }
 }
 
-/// Mounts the snapshot; a target that has an overlay on it stays as it is.
-pub(crate) fn mount(publisher: &Publisher, container_id: &str, target: &Path) -> Result<()> {
+/// Whose files are whose in a container with a user namespace.
+#[derive(Clone, Copy)]
+pub struct Owners<'a> {
+    /// The user namespace.
+    pub userns: BorrowedFd<'a>,
+    /// The host's ids of a user and a group of the image; `None` for those that the namespace lacks.
+    pub outside: &'a dyn Fn(u32, u32) -> Option<(u32, u32)>,
+}
+
+impl std::fmt::Debug for Owners<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owners").field("userns", &self.userns).finish_non_exhaustive()
+    }
+}
+
+/// Mounts the snapshot, with owners mapped if `owners` are given; a target that has an overlay on
+/// it stays as it is.
+pub(crate) fn mount(
+    publisher: &Publisher,
+    container_id: &str,
+    target: &Path,
+    owners: Option<&Owners<'_>>,
+) -> Result<()> {
     let lease = match publisher.shared.lock().snapshots.get(container_id) {
         Some(Holder::Leased(lease)) => lease.clone(),
         Some(Holder::Unreadable) => return Err(unreadable(container_id)),
@@ -97,7 +119,9 @@ pub(crate) fn mount(publisher: &Publisher, container_id: &str, target: &Path) ->
         upper: own.join("upper"),
         work: own.join("work"),
     };
-    overlay::mount(&overlay, target).map_err(failed)
+    let Some(owners) = owners else { return overlay::mount(&overlay, target).map_err(failed) };
+    map_root(&overlay.upper, owners)?;
+    overlay::mount_mapped(&overlay, owners.userns, target).map_err(failed)
 }
 
 /// Deletes the snapshot and its lease.
@@ -166,6 +190,14 @@ fn copy_root(from: &Path, to: &Path) -> Result<()> {
     std::fs::set_permissions(to, mode).map_err(failed("chmod"))?;
     let times = std::fs::FileTimes::new().set_modified(m.modified().map_err(failed("stat"))?);
     std::fs::File::open(to).and_then(|f| f.set_times(times)).map_err(failed("utimensat"))
+}
+
+/// Gives the upper directory, which the container sees as its root, to whom it belongs on the host.
+fn map_root(upper: &Path, owners: &Owners<'_>) -> Result<()> {
+    let failed = |call| move |e| Error::io(call, upper.display().to_string(), e);
+    let m = std::fs::metadata(upper).map_err(failed("stat"))?;
+    let Some((uid, gid)) = (owners.outside)(m.uid(), m.gid()) else { return Ok(()) };
+    std::os::unix::fs::chown(upper, Some(uid), Some(gid)).map_err(failed("chown"))
 }
 
 /// A container id is a directory name of the store: nothing else may come of it.

@@ -9,6 +9,7 @@ use crate::progress::LayerNews;
 use crate::publish::{Complete, Publisher};
 use crate::pull::run_blocking;
 use crate::registry::Transports;
+use crate::snapshot::Owners;
 use crate::state::Shared;
 use crate::{Credentials, Error, Image, ImageId, Imported, Progress, ProgressSender, Realm, Result};
 use crate::{open, snapshot};
@@ -322,7 +323,17 @@ impl ImageStore {
     /// [`Error::NotFound`] without a snapshot, [`Error::Corrupt`] when its lease cannot be read,
     /// [`Error::Io`] when the kernel refuses.
     pub fn mount(&self, container_id: &str, target: &Path) -> Result<()> {
-        snapshot::mount(&self.inner.publisher, container_id, target)
+        snapshot::mount(&self.inner.publisher, container_id, target, None)
+    }
+
+    /// As [`ImageStore::mount`], with the owners of the image's files mapped as `owners` says; what the
+    /// container writes has the host's ids.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mount`; `EINVAL` on a filesystem that cannot map owners.
+    pub fn mount_mapped(&self, container_id: &str, target: &Path, owners: &Owners<'_>) -> Result<()> {
+        snapshot::mount(&self.inner.publisher, container_id, target, Some(owners))
     }
 
     /// Detaches whatever is mounted on `target`; succeeds when nothing is.

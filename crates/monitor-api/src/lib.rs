@@ -12,8 +12,8 @@ mod record;
 
 pub use client::{Client, ClientError, Incoming, decode, encode};
 pub use message::{
-    ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, Namespaces, Process,
-    Reply, Request, Setup, StartRequest, Started,
+    ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, IdMap, Namespaces,
+    Process, Reply, Request, Setup, StartRequest, Started, UserNamespace,
 };
 pub use record::{EXIT_FILE, ExitRecord, RecordError};
 

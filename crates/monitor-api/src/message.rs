@@ -29,6 +29,42 @@ pub struct Namespaces {
     pub pid: bool,
 }
 
+/// A user namespace of the pod's own, which owns its other namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// User ids.
+    pub uids: Vec<IdMap>,
+    /// Group ids.
+    pub gids: Vec<IdMap>,
+}
+
+/// A range of ids (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// First id in the pod.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdMap {
+    /// The maps as the kernel takes them: one line each.
+    pub fn lines(maps: &[Self]) -> String {
+        maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.length)).collect()
+    }
+
+    /// The host's id of `inside`; `None` when no range has it.
+    pub fn outside_of(maps: &[Self], inside: u32) -> Option<u32> {
+        let of = |m: &Self| {
+            let offset = inside.checked_sub(m.inside).filter(|o| *o < m.length)?;
+            m.outside.checked_add(offset)
+        };
+        maps.iter().find_map(of)
+    }
+}
+
 /// The first message, on the monitor's standard input; makes the pause child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
@@ -40,6 +76,9 @@ pub struct Setup {
     pub pod_dir: PathBuf,
     /// What the pause child holds.
     pub namespaces: Namespaces,
+    /// The user namespace, if the pod gets one of its own.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
     /// Host name to set; only with a UTS namespace of the pod's own.
     pub hostname: Option<String>,
     /// Namespaced sysctls as `(net.ipv4.ip_forward, 1)`, written inside the new namespaces, in order.

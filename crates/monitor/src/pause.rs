@@ -4,7 +4,7 @@
 //! pod it has an empty read-only root, no descriptors, no capabilities, no user that owns anything, and
 //! cannot be dumped or traced by its own uid.
 
-use gantry_monitor_api::Setup;
+use gantry_monitor_api::{IdMap, Setup, UserNamespace};
 use gantry_sys::fork::{NewNamespaces, close_from, fork_into, loopback_up};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -25,9 +25,30 @@ const READY: &[u8] = b"ready";
 pub(crate) fn start(setup: &Setup) -> Result<i32, String> {
     let (mut reader, writer) = std::io::pipe().map_err(|e| format!("pipe for the pause child: {e}"))?;
     let wanted = &setup.namespaces;
-    let namespaces =
-        NewNamespaces { net: wanted.net, ipc: wanted.ipc, uts: wanted.uts, pid: wanted.pid, mount: true };
-    let pid = fork_into(namespaces, || child(setup, writer)).map_err(|e| format!("pause child: {e}"))?;
+    let namespaces = NewNamespaces {
+        user: setup.user_namespace.is_some(),
+        net: wanted.net,
+        ipc: wanted.ipc,
+        uts: wanted.uts,
+        pid: wanted.pid,
+        mount: true,
+    };
+    let (go, mapped) = std::io::pipe().map_err(|e| format!("pipe to the pause child: {e}"))?;
+    let pid = fork_into(namespaces, || child(setup, writer, go)).map_err(|e| format!("pause child: {e}"))?;
+    // Forbidden where the host's root lacks CAP_SYS_RESOURCE; the pod works all the same. Root of a user
+    // namespace is never allowed to: it is done from here.
+    let adjust = setup.pause_oom_score_adj.to_string();
+    if let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), &adjust) {
+        crate::note(format_args!("pause: oom_score_adj {adjust} not set, going on: {error}"));
+    }
+    if let Some(user) = &setup.user_namespace
+        && let Err(error) = write_maps(pid, user, mapped)
+    {
+        // It waits for its maps and has nothing yet; its end is seen by who reaps.
+        let _gone = rustix::process::Pid::from_raw(pid)
+            .map(|pid| rustix::process::kill_process(pid, KernelSignal::KILL));
+        return Err(error);
+    }
     let said = read(&mut reader);
     if said == READY {
         return Ok(pid);
@@ -39,6 +60,15 @@ pub(crate) fn start(setup: &Setup) -> Result<i32, String> {
     })
 }
 
+/// Gives the child its identity, which only a process outside of its user namespace can, and tells it.
+fn write_maps(pid: i32, user: &UserNamespace, mut tell: PipeWriter) -> Result<(), String> {
+    for (file, maps) in [("uid_map", &user.uids), ("gid_map", &user.gids)] {
+        let path = Path::new("/proc").join(pid.to_string()).join(file);
+        std::fs::write(&path, IdMap::lines(maps)).map_err(|e| format!("write {}: {e}", path.display()))?;
+    }
+    tell.write_all(&[1]).map_err(|e| format!("tell the pause child of its maps: {e}"))
+}
+
 /// Until the child closes its end, which it does when it is ready or gone. The writer's copy in this
 /// process went into the closure of the fork and was dropped with it.
 fn read(reader: &mut PipeReader) -> Vec<u8> {
@@ -48,12 +78,13 @@ fn read(reader: &mut PipeReader) -> Vec<u8> {
     said
 }
 
-fn child(setup: &Setup, mut report: PipeWriter) {
-    if let Err(error) = prepare(setup) {
+fn child(setup: &Setup, mut report: PipeWriter, go: PipeReader) {
+    let entered = setup.user_namespace.as_ref().map_or(Ok(()), |_| become_root(go));
+    if let Err(error) = entered.and_then(|()| prepare(setup)) {
         let _parent_gone = report.write_all(error.as_bytes());
         std::process::exit(1);
     }
-    match harden(&setup.pod_dir, &report) {
+    match harden(setup, &report) {
         Ok(()) => wait_for_ever(report),
         Err(error) => {
             let _parent_gone = report.write_all(error.as_bytes());
@@ -62,14 +93,30 @@ fn child(setup: &Setup, mut report: PipeWriter) {
     }
 }
 
+/// Waits until the maps are there, then takes the identity of root in the new user namespace.
+fn become_root(mut go: PipeReader) -> Result<(), String> {
+    let failed =
+        |what: &'static str| move |e: rustix::io::Errno| format!("{what} in the user namespace: {e}");
+    go.read_exact(&mut [0]).map_err(|e| format!("wait for the maps of the user namespace: {e}"))?;
+    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    rustix::thread::set_thread_groups(&[]).map_err(failed("setgroups"))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("setresgid"))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("setresuid"))
+}
+
+/// The last identity of the pause child: nobody's, or where the pod's user namespace does not have that
+/// one, the last that it has.
+fn nobody(maps: Option<&Vec<IdMap>>) -> u32 {
+    let Some(maps) = maps else { return NOBODY };
+    if IdMap::outside_of(maps, NOBODY).is_some() {
+        return NOBODY;
+    }
+    maps.iter().map(|m| m.inside.saturating_add(m.length.saturating_sub(1))).max().unwrap_or(0)
+}
+
 /// What needs rights: the contents of the new namespaces.
 fn prepare(setup: &Setup) -> Result<(), String> {
     let failed = |what: &str, e: &dyn Display| format!("{what}: {e}");
-    // Forbidden where the host's root lacks CAP_SYS_RESOURCE; the pod works all the same.
-    let adjust = setup.pause_oom_score_adj.to_string();
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", &adjust) {
-        crate::note(format_args!("pause: oom_score_adj {adjust} not set, going on: {error}"));
-    }
     if let Some(name) = &setup.hostname {
         rustix::system::sethostname(name.as_bytes())
             .map_err(|e| failed(&format!("sethostname({name})"), &e))?;
@@ -88,14 +135,16 @@ fn prepare(setup: &Setup) -> Result<(), String> {
 }
 
 /// Gives everything away, in an order in which each step still may do what it must.
-fn harden(pod_dir: &Path, report: &PipeWriter) -> Result<(), String> {
+fn harden(setup: &Setup, report: &PipeWriter) -> Result<(), String> {
+    // Any directory will do to mount on; root of a user namespace cannot enter the pod's own.
+    let mount_point = if setup.user_namespace.is_some() { Path::new("/proc") } else { &setup.pod_dir };
     let failed = |what: &'static str| move |e: rustix::io::Errno| format!("{what}: {e}");
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(failed("make mounts private"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", pod_dir, "tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")
+    rustix::mount::mount("tmpfs", mount_point, "tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")
         .map_err(failed("mount the empty root"))?;
-    rustix::process::chdir(pod_dir).map_err(failed("chdir to the empty root"))?;
+    rustix::process::chdir(mount_point).map_err(failed("chdir to the empty root"))?;
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     rustix::process::chdir("/").map_err(failed("chdir"))?;
@@ -107,7 +156,9 @@ fn harden(pod_dir: &Path, report: &PipeWriter) -> Result<(), String> {
     rustix::stdio::dup2_stdin(&kept).map_err(failed("dup2"))?;
     drop(kept);
 
-    let (uid, gid) = (rustix::process::Uid::from_raw(NOBODY), rustix::process::Gid::from_raw(NOBODY));
+    let user = setup.user_namespace.as_ref();
+    let uid = rustix::process::Uid::from_raw(nobody(user.map(|u| &u.uids)));
+    let gid = rustix::process::Gid::from_raw(nobody(user.map(|u| &u.gids)));
     for number in 0..=LAST_CAPABILITY {
         let one = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(one) {

@@ -270,6 +270,13 @@ impl EventLoop {
     pub(crate) fn runtime_ended(&mut self, pending: Pending, end: End) {
         let Pending { call, asker, purpose } = pending;
         let started = self.outcome(&call, end, &purpose);
+        if started.is_err() {
+            // A runtime that was killed after its work has left a process that nobody asked for.
+            match call.started_pid() {
+                Ok(pid) if is_child(pid) && !self.knows(pid) => kill_tree(pid),
+                _ => {}
+            }
+        }
         // Read once; left over it would only be bytes on a tmpfs.
         let _gone = std::fs::remove_file(&call.pid_file);
         let (pid, ended) = match started {

@@ -3,20 +3,26 @@
 mod bundle;
 mod create;
 mod log;
+mod mapped;
 mod paths;
 mod remove;
 mod start;
 mod stop;
+mod update;
 
 use crate::Result;
 use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::pod::Pod;
 use crate::record::{self, ContainerRecord, ContainerState, write_json};
+use crate::stats::Usage;
 use gantry_monitor_api::{ExitRecord, Process};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
+
+/// Prefix of a container's cgroup, the pattern by which node agents find containers.
+pub(crate) const CGROUP_PREFIX: &str = "crio-";
 
 /// A container. The record is locked only for memory and for the run tmpfs, so that listing never waits.
 #[derive(Debug)]
@@ -27,6 +33,7 @@ pub(crate) struct Container {
     pub(crate) dir: PathBuf,
     /// One of start, stop, remove at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    pub(crate) usage: Usage,
     record: Mutex<ContainerRecord>,
     journal: Mutex<Journal>,
     state: watch::Sender<ContainerState>,
@@ -40,6 +47,7 @@ impl Container {
             pod,
             dir,
             operation: tokio::sync::Mutex::default(),
+            usage: Usage::default(),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             state,

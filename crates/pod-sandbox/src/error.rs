@@ -75,8 +75,18 @@ impl From<gantry_sys::Error> for Error {
 
 impl From<gantry_cgroup::Error> for Error {
     fn from(error: gantry_cgroup::Error) -> Self {
-        let kind = match error {
-            gantry_cgroup::Error::Path(_) => Kind::InvalidArgument,
+        let kind = match &error {
+            gantry_cgroup::Error::Path(_) | gantry_cgroup::Error::NotASetting { .. } => Kind::InvalidArgument,
+            gantry_cgroup::Error::NoController { .. } | gantry_cgroup::Error::BelowUsage { .. } => {
+                Kind::FailedPrecondition
+            }
+            // The kernel's word on a value that makes no sense to it.
+            gantry_cgroup::Error::File { call: "write", source, .. }
+                if source.kind() == std::io::ErrorKind::InvalidInput =>
+            {
+                Kind::InvalidArgument
+            }
+            error if is_disk_full(error) => Kind::ResourceExhausted,
             _ => Kind::Internal,
         };
         Self::new(kind, chain(&error))
@@ -107,6 +117,8 @@ impl From<gantry_netns::Error> for Error {
             ErrorKind::PortInUse => Kind::FailedPrecondition,
             ErrorKind::Exhausted => Kind::ResourceExhausted,
             ErrorKind::Missing => Kind::FailedPrecondition,
+            ErrorKind::NotReady | ErrorKind::TryAgain => Kind::Unavailable,
+            ErrorKind::TimedOut => Kind::DeadlineExceeded,
             ErrorKind::Failed => Kind::Internal,
         };
         Self::new(kind, chain(&error))

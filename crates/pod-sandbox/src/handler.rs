@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+mod features;
 mod self_test;
+
+pub use features::Features;
 
 /// Name of the handler whose runtime comes with Gantry.
 pub const EMBEDDED: &str = "embedded";
@@ -43,6 +46,7 @@ pub struct Handler {
     systemd_cgroup: bool,
     /// `None` when it works, else why it does not.
     broken: Option<String>,
+    features: Features,
     /// The configuration names it; otherwise it was found on the node.
     configured: bool,
 }
@@ -56,6 +60,7 @@ impl Handler {
             sealed,
             systemd_cgroup,
             broken: None,
+            features: Features::default(),
             configured: false,
         })
     }
@@ -73,6 +78,11 @@ impl Handler {
     /// Why it does not work on this host, as its self-test found; `None` when it does.
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// What pods may ask of it beyond what every handler can do.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Whether the configuration names it (then a broken one is a fault of the node).
@@ -130,9 +140,13 @@ impl Handlers {
         }
         let verdicts = self_test::run(&all, monitor, scratch);
         for (name, verdict) in verdicts {
-            if let (Some(handler), Err(why)) = (all.get_mut(&name), verdict) {
-                tracing::info!(handler = name, reason = why, "handler does not work on this host");
-                handler.broken = Some(why);
+            let Some(handler) = all.get_mut(&name) else { continue };
+            match verdict {
+                Ok(features) => handler.features = features,
+                Err(why) => {
+                    tracing::info!(handler = name, reason = why, "handler does not work on this host");
+                    handler.broken = Some(why);
+                }
             }
         }
         let default = choose(&config.default, &all)?;
@@ -216,6 +230,7 @@ mod tests {
                 sealed: None,
                 systemd_cgroup: false,
                 broken: broken.map(String::from),
+                features: Features::default(),
                 configured: false,
             };
             ((*name).to_owned(), handler)

@@ -29,6 +29,17 @@ pub(crate) fn facts(hierarchies: &Hierarchies) -> HostFacts {
     }
 }
 
+/// Says once for this daemon that the host lets nobody lower `oom_score_adj`.
+pub(crate) fn warn_oom_score(asked: i64) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            asked,
+            "this host does not allow to lower oom_score_adj (CAP_SYS_RESOURCE is missing); going on without"
+        );
+    });
+}
+
 /// Whether huge pages can be limited where the OCI runtimes look: on v1 not in a cgroup2 mount beside.
 fn hugetlb(hierarchies: &Hierarchies) -> bool {
     match (hierarchies.layout(), hierarchies.mount_of("hugetlb")) {

@@ -12,6 +12,11 @@ pub(crate) fn new_id() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
+/// Whether `name` has the form of an id.
+pub(crate) fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The id among `ids` that `wanted` names: exactly, or as the only one that starts with it.
 pub(crate) fn find<'a>(
     what: &str,

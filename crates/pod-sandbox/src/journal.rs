@@ -23,6 +23,8 @@ pub(crate) enum Undo {
     StopMonitor,
     /// Give back the pod's network attachment.
     DetachNetwork,
+    /// Remove the pin of the pod's network namespace.
+    UnpinNetwork(PathBuf),
     /// Detach what is mounted on a path.
     Unmount(PathBuf),
     /// Kill what runs in a cgroup and remove it.
@@ -68,16 +70,25 @@ impl Journal {
 
     /// Promises `step` on disk; only then may what it undoes be done.
     pub(crate) fn push(&mut self, step: Undo) -> Result<()> {
+        #[cfg(debug_assertions)]
+        let point = crate::fault::PUSH.before();
         self.steps.push(step);
-        self.store()
+        let stored = self.store();
+        #[cfg(debug_assertions)]
+        point.after();
+        stored
     }
 
     /// Forgets `step` once it is undone. A journal that cannot be rewritten (full disk) keeps it;
     /// undoing twice does no harm.
     pub(crate) fn done(&mut self, step: &Undo) {
+        #[cfg(debug_assertions)]
+        let point = crate::fault::UNDO.before();
         self.steps.retain(|s| s != step);
         // What stays on disk is at worst undone once more.
         let _stale = self.store();
+        #[cfg(debug_assertions)]
+        point.after();
     }
 
     /// Steps that are still owed, newest first.

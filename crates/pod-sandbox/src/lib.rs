@@ -10,6 +10,8 @@ mod container;
 mod engine;
 mod error;
 mod exec;
+#[cfg(debug_assertions)]
+mod fault;
 mod flight;
 pub mod handler;
 mod host;
@@ -20,12 +22,14 @@ mod pod;
 mod pod_files;
 mod record;
 mod recovery;
+mod set_aside;
 mod spawner;
 pub mod spec;
+mod stats;
 mod undo;
 mod view;
 
-pub use engine::{Engine, EngineConfig, PodNetwork};
+pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};

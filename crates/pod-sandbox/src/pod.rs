@@ -1,8 +1,10 @@
 //! A sandbox in memory, and the operations on it.
 
+mod network;
 mod remove;
 mod run;
 mod stop;
+pub(crate) mod user_namespace;
 
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
@@ -10,13 +12,17 @@ use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::monitor::Monitor;
 use crate::record::{self, PodRecord, PodState, write_json};
+use crate::stats::Usage;
 use crate::{Realm, Result};
 use gantry_cri_api::v1::NamespaceMode;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{RwLock, oneshot};
+use tokio::sync::{RwLock, oneshot, watch};
+
+/// Name of a pod's link to its network, which the kubelet and its users expect.
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// A sandbox. The record is locked only for memory and for the run tmpfs, so that listing never waits.
 #[derive(Debug)]
@@ -29,6 +35,9 @@ pub(crate) struct Pod {
     pub(crate) gate: RwLock<()>,
     /// Stop has begun: nothing new is started, and the monitor's end is no surprise.
     stopping: AtomicBool,
+    /// Nothing of it is left.
+    gone: watch::Sender<bool>,
+    pub(crate) usage: Usage,
     record: Mutex<PodRecord>,
     journal: Mutex<Journal>,
     monitor: Mutex<Option<Arc<Monitor>>>,
@@ -43,6 +52,8 @@ impl Pod {
             dir,
             gate: RwLock::default(),
             stopping: AtomicBool::new(false),
+            gone: watch::Sender::new(false),
+            usage: Usage::default(),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             monitor: Mutex::default(),
@@ -73,6 +84,17 @@ impl Pod {
 
     pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Waits until nothing of it is left.
+    pub(crate) async fn wait_gone(&self) {
+        // The sender lives as long as self: this only ends by the condition.
+        let mut gone = self.gone.subscribe();
+        let _alive = gone.wait_for(|gone| *gone).await;
     }
 
     pub(crate) fn promise(&self, step: Undo) -> Result<()> {

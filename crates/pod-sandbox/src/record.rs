@@ -18,6 +18,21 @@ pub(crate) const VERSION: u32 = 1;
 /// Name of the record in the directory of its object.
 pub(crate) const FILE: &str = "record.json";
 
+/// Largest configuration of a sandbox or container that is taken, in bytes: well above what Kubernetes can
+/// send (an object has 1.5 MiB at most), so that records of many pods fit into the run directory.
+const MAX_CONFIG: usize = 4 << 20;
+
+/// Refuses a configuration that is too large.
+pub(crate) fn check_size(what: &str, bytes: usize) -> Result<()> {
+    if bytes <= MAX_CONFIG {
+        return Ok(());
+    }
+    let message = format!(
+        "the {what} configuration has {bytes} bytes, {MAX_CONFIG} at most; shorten its annotations or environment"
+    );
+    Err(Error::new(crate::Kind::InvalidArgument, message))
+}
+
 /// Where a sandbox is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,6 +105,9 @@ pub struct ContainerRecord {
     pub pod_id: String,
     /// As the request gave it.
     pub config: v1::ContainerConfig,
+    /// Its limits after an update; `None` while they are those of the request.
+    #[serde(default)]
+    pub resources: Option<v1::LinuxContainerResources>,
     /// Id of its image.
     pub image_id: String,
     /// Digest reference of its image where it has one, else its id.
@@ -120,6 +138,13 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     /// Numeric user that its process runs as.
     pub user: User,
+}
+
+impl ContainerRecord {
+    /// The limits that hold now.
+    pub(crate) fn resources(&self) -> Option<&v1::LinuxContainerResources> {
+        self.resources.as_ref().or_else(|| self.config.linux.as_ref()?.resources.as_ref())
+    }
 }
 
 /// Numeric identity of a container's first process.

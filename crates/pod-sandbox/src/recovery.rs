@@ -48,7 +48,7 @@ impl Inner {
         let mut report = RecoveryReport::default();
         let dir = self.pods_dir();
         let entries = std::fs::read_dir(&dir).map_err(io_error("list", &dir))?;
-        let mut adopt = Vec::new();
+        let (mut adopt, mut alive) = (Vec::new(), Vec::new());
         for entry in entries.flatten() {
             let dir = entry.path();
             match self.load(&dir) {
@@ -64,9 +64,17 @@ impl Inner {
                     remove_tree(&dir)?;
                 }
                 Err(error) => {
-                    let place = self.quarantine(&dir)?;
-                    tracing::error!(path = %place.display(), %error, "sandbox record set aside");
-                    report.quarantined.push((place, error.to_string()));
+                    let ids = crate::set_aside::container_ids(&dir)?;
+                    let (place, why) = match self.set_aside(&dir).await {
+                        Ok(place) => (place, error.to_string()),
+                        Err(survivor) => {
+                            let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
+                            alive.extend(name.into_iter().chain(ids));
+                            (dir, format!("{error}; its processes could not be ended: {survivor}"))
+                        }
+                    };
+                    tracing::error!(path = %place.display(), error = why, "sandbox record set aside");
+                    report.quarantined.push((place, why));
                 }
             }
         }
@@ -81,17 +89,22 @@ impl Inner {
                 tracing::error!(%error, "taking over a sandbox ended abnormally");
             }
         }
-        self.recover_network_and_snapshots().await;
+        self.recover_network_and_snapshots(&alive).await;
         Ok(report)
     }
 
-    /// Attachments and writable layers that no sandbox owns any more.
-    async fn recover_network_and_snapshots(self: &Arc<Self>) {
-        let (pods, containers): (HashSet<String>, HashSet<String>) = {
+    /// Takes back attachments and writable layers that no sandbox owns any more; `alive` are ids of
+    /// damaged sandboxes and of their containers that could not be ended.
+    async fn recover_network_and_snapshots(self: &Arc<Self>, alive: &[String]) {
+        let (mut pods, mut containers): (HashSet<String>, HashSet<String>) = {
             let state = lock(&self.state);
-            (state.pods.keys().cloned().collect(), state.containers.keys().cloned().collect())
+            let ready = state.pods.values().filter(|p| p.is_ready()).map(|p| p.id.clone());
+            (ready.collect(), state.containers.keys().cloned().collect())
         };
-        self.network.recover(&pods).await;
+        pods.extend(alive.iter().cloned());
+        containers.extend(alive.iter().cloned());
+        // A pod that is not ready never will be: what it holds is given back now, not when it is removed.
+        self.networks.recover(&pods).await;
         for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(id)) {
             let images = self.images.clone();
             let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));
@@ -191,13 +204,6 @@ impl Inner {
                 None => {}
             }
         }
-    }
-
-    fn quarantine(&self, dir: &Path) -> Result<PathBuf> {
-        let name = dir.file_name().unwrap_or_default();
-        let place = self.run_dir.join("quarantine").join(name);
-        std::fs::rename(dir, &place).map_err(io_error("set aside", dir))?;
-        Ok(place)
     }
 }
 

@@ -11,6 +11,7 @@ use gantry_monitor_api::{Client, Process, Request};
 use gantry_sys::watched::Watched;
 use gantry_sys::{mount, pidfd};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -51,7 +52,11 @@ impl Inner {
         match step.clone() {
             Undo::RemoveDir(dir) => blocking(move || remove_tree(&dir)).await,
             Undo::StopMonitor => self.stop_monitor(pod).await,
-            Undo::DetachNetwork => self.network.detach(&pod.id).await.map_err(Error::from),
+            Undo::DetachNetwork => self.networks.detach(&pod.id).await.map_err(Error::from),
+            Undo::UnpinNetwork(path) => {
+                let (networks, id) = (self.networks.clone(), pod.id.clone());
+                blocking(move || Ok(networks.unpin(&id, &path)?)).await
+            }
             Undo::Unmount(path) => blocking(move || Ok(mount::detach(&path)?)).await,
             Undo::RemoveCgroup(path) => {
                 let cgroup = self.cgroup(&path)?;
@@ -84,7 +89,7 @@ impl Inner {
                 open(connected.process().pid(), Some(connected.process().start_time()))
             }
             // Not connected (after a crash): whoever listens in the directory, or the recorded one.
-            None => listener(pod).or_else(|| monitor.and_then(|m| open(m.pid, Some(m.start_time)))),
+            None => listener(&pod.dir).or_else(|| monitor.and_then(|m| open(m.pid, Some(m.start_time)))),
         };
         for process in [process, pause.and_then(exact)].into_iter().flatten() {
             kill(&process).await?;
@@ -106,8 +111,8 @@ fn open(pid: i32, start_time: Option<u64>) -> Option<pidfd::Process> {
 }
 
 /// The process that listens on the monitor's socket in a pod's directory, if any.
-fn listener(pod: &Pod) -> Option<pidfd::Process> {
-    let client = Client::connect(&pod.dir).ok()?;
+pub(crate) fn listener(pod_dir: &Path) -> Option<pidfd::Process> {
+    let client = Client::connect(pod_dir).ok()?;
     open(gantry_sys::seqpacket::peer_pid(client.as_fd()).ok()?, None)
 }
 

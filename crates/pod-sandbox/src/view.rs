@@ -72,7 +72,7 @@ impl Engine {
 
     fn pod_info(&self, pod: &Pod) -> serde_json::Value {
         let record = pod.record().clone();
-        let attachment = self.inner.network.get(&pod.id).and_then(|a| serde_json::to_value(a).ok());
+        let attachment = self.inner.networks.get(&pod.id).and_then(|a| serde_json::to_value(a).ok());
         json!({
             "realm": record.realm,
             "runtimeHandler": record.handler,
@@ -105,6 +105,7 @@ impl Engine {
             "bundle": container.dir,
             "user": record.user,
             "runtimeHandler": container.pod.record().handler,
+            "owed": container.owed().iter().map(|step| format!("{step:?}")).collect::<Vec<_>>(),
             "config": record.config,
             "runtimeSpec": spec,
         })
@@ -130,7 +131,7 @@ fn inode(path: &Path) -> Option<u64> {
     text.split_once('[')?.1.strip_suffix(']')?.parse().ok()
 }
 
-fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+pub(crate) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
@@ -209,7 +210,7 @@ fn container_item(container: &Container) -> v1::Container {
 
 fn container_status(container: &Container) -> v1::ContainerStatus {
     let record = container.record();
-    let linux = record.config.linux.as_ref().and_then(|l| l.resources.clone());
+    let linux = record.resources().cloned();
     let user = v1::LinuxContainerUser {
         uid: record.user.uid.into(),
         gid: record.user.gid.into(),

@@ -84,7 +84,13 @@ fn plain() -> Case {
             resolv_conf: "/run/gantry/pods/p1/resolv.conf".into(),
             shm: "/run/gantry/pods/p1/shm".into(),
         },
-        namespaces: Namespaces { net: join("net"), ipc: join("ipc"), uts: join("uts"), pid: Ns::New },
+        namespaces: Namespaces {
+            net: join("net"),
+            ipc: join("ipc"),
+            uts: join("uts"),
+            pid: Ns::New,
+            user: None,
+        },
         user: User { uid: 0, gid: 0, additional_gids: Vec::new() },
         home: "/root".into(),
         host: HostFacts {
@@ -192,7 +198,7 @@ const CASES: [(&str, Change); 10] = [
         resources.hugepage_limits = vec![pages("2MB"), pages("1GB")];
     }),
     ("privileged", |c| {
-        c.namespaces = Namespaces { net: Ns::Host, ipc: Ns::Host, uts: Ns::Host, pid: Ns::Host };
+        c.namespaces = Namespaces { net: Ns::Host, ipc: Ns::Host, uts: Ns::Host, pid: Ns::Host, user: None };
         c.security().privileged = true;
         c.security().seccomp = profile(v1::security_profile::ProfileType::RuntimeDefault, "");
         c.container.devices = vec![v1::Device {

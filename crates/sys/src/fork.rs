@@ -7,6 +7,8 @@ use rustix::io::Errno;
 /// Namespaces that a forked child gets anew.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewNamespaces {
+    /// Users; owns the other new ones. The child has no identity in it until its maps are written.
+    pub user: bool,
     /// Network.
     pub net: bool,
     /// System V IPC and POSIX message queues.
@@ -35,6 +37,7 @@ pub fn fork_into(namespaces: NewNamespaces, child: impl FnOnce()) -> Result<i32>
     }
     let flag = |on: bool, flag: i32| if on { flag } else { 0 };
     let flags = libc::SIGCHLD
+        | flag(namespaces.user, libc::CLONE_NEWUSER)
         | flag(namespaces.net, libc::CLONE_NEWNET)
         | flag(namespaces.ipc, libc::CLONE_NEWIPC)
         | flag(namespaces.uts, libc::CLONE_NEWUTS)

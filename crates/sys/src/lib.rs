@@ -8,6 +8,7 @@ pub mod bpf;
 mod error;
 pub mod fork;
 pub mod heap;
+pub mod idmap;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mounts a tmpfs on `target` with nosuid and nodev.
 ///
@@ -19,6 +19,12 @@ pub fn tmpfs(target: &Path, options: &str, extra: MountFlags) -> Result<()> {
 /// Binds `source` (with what is mounted below it) on `target`.
 pub fn bind_recursive(source: &Path, target: &Path) -> Result<()> {
     rustix::mount::mount_bind_recursive(source, target)
+        .map_err(|e| Error::new("mount", format!("bind {} on {}", source.display(), target.display()), e))
+}
+
+/// Binds `source` alone on `target`; both are files or both are directories.
+pub fn bind(source: &Path, target: &Path) -> Result<()> {
+    rustix::mount::mount_bind(source, target)
         .map_err(|e| Error::new("mount", format!("bind {} on {}", source.display(), target.display()), e))
 }
 
@@ -42,11 +48,21 @@ pub fn detach(target: &Path) -> Result<()> {
 ///
 /// # Errors
 ///
-/// What `/proc/self/mountinfo` cannot be read with.
+/// What the table of mounts cannot be read with.
 pub fn is_mount_point(path: &Path) -> Result<bool> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|e| Error::from_io("read", "/proc/self/mountinfo", &e))?;
-    Ok(points(&table).any(|p| Path::new(&p) == path))
+    Ok(points(&table()?).any(|p| Path::new(&p) == path))
+}
+
+/// Mount points below `dir`, in the order of the kernel's table.
+pub fn points_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let below = |p: &PathBuf| p.starts_with(dir) && p != dir;
+    Ok(points(&table()?).map(PathBuf::from).filter(below).collect())
+}
+
+/// The mount table of the calling thread, which may have a mount namespace of its own.
+fn table() -> Result<String> {
+    const TABLE: &str = "/proc/thread-self/mountinfo";
+    std::fs::read_to_string(TABLE).map_err(|e| Error::from_io("read", TABLE, &e))
 }
 
 /// Mount points listed in the text of a mountinfo file, unescaped.

@@ -1,11 +1,14 @@
 //! Overlay mounts of many layers.
 
-use crate::{Error, Result};
+use crate::{Error, Result, idmap};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
+};
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -60,6 +63,35 @@ pub fn mount(overlay: &Overlay, target: &Path) -> Result<()> {
         }
     }
     mount_by(Method::Relative, overlay, target)
+}
+
+/// As [`mount`], with the owners of the lower layers mapped as in the user namespace `userns`
+/// (idmapped layers, Linux 5.19). The writable layer keeps the ids that the host sees: the kernel makes
+/// files in it with the rights of who mounts, whom a mapped one would not know.
+///
+/// The layers are mapped in a mount namespace of a thread of its own, so that nothing but the finished
+/// mount ever shows on the host, whatever happens meanwhile.
+pub fn mount_mapped(overlay: &Overlay, userns: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let target = std::path::absolute(target)
+        .map_err(|e| Error::from_io("getcwd", target.display().to_string(), &e))?;
+    let run = || -> Result<OwnedFd> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|e| Error::new("unshare", "CLONE_NEWNS", Errno::from_raw_os_error(e as i32)))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        crate::mount::set_propagation(Path::new("/"), private)?;
+        idmap::attach(&idmap::mapped(&overlay.layers, userns, false)?, &overlay.layers)?;
+        mount(overlay, &target)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(rustix::fs::CWD, &target, flags)
+            .map_err(|e| Error::new("open_tree", target.display().to_string(), e))
+    };
+    let tree = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("overlay-idmap".into()).stack_size(256 << 10);
+        let thread =
+            thread.spawn_scoped(scope, run).map_err(|e| Error::from_io("clone", "mount thread", &e))?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("mount", target.display().to_string(), Errno::IO)))
+    })?;
+    idmap::attach(&tree, &target)
 }
 
 /// As [`mount`], by the given method.

@@ -2,7 +2,7 @@
 
 use crate::cli::ServeArgs;
 use anyhow::{Context as _, Result, bail};
-use gantry_cri_server::{App, CgroupDriver, CriNetwork, LogFormat, Options, logging};
+use gantry_cri_server::{App, CgroupDriver, CriNetwork, LogFormat, OneOrMore, Options, logging};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,7 +48,10 @@ fn options(args: ServeArgs) -> Result<Options> {
             _ => CriNetwork::Cni,
         }),
         cni_conf_dir: args.cni_conf_dir,
-        cni_bin_dir: args.cni_bin_dir,
+        cni_bin_dir: Some(args.cni_bin_dir).filter(|d| !d.is_empty()).map(OneOrMore::More),
+        cni_timeout: args.cni_timeout,
+        cni_gc: None,
+        netns_dir: args.netns_dir,
         cgroup_driver: args.cgroup_driver.map(|d| match d.as_str() {
             "systemd" => CgroupDriver::Systemd,
             _ => CgroupDriver::Cgroupfs,

@@ -170,6 +170,7 @@ impl Pod {
             pod_id: cgroup.clone(),
             pod_dir: dir.clone(),
             namespaces,
+            user_namespace: None,
             hostname: namespaces.uts.then(|| "pod".to_owned()),
             sysctls: Vec::new(),
             pause_oom_score_adj: -998,

@@ -4,11 +4,13 @@ use super::{Container, paths};
 use crate::engine::Inner;
 use crate::error::{Kind, io_error};
 use crate::pod::{PodNamespaces, namespace_path};
-use crate::record::{User, write_json};
-use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput};
+use crate::record::{ContainerState, User, write_json};
+use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput, UserNs};
 use crate::{Error, Result};
 use gantry_cri_api::v1::{self, NamespaceMode};
 use gantry_image_store::Image;
+use gantry_monitor_api::Process;
+use gantry_sys::pidfd;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -69,6 +71,10 @@ pub(super) fn write(
         localhost_seccomp: profile.as_deref(),
     };
     let document = spec::container_spec(&input, &[])?;
+    let asked = config.linux.as_ref().and_then(|l| l.resources.as_ref()).map_or(0, |r| r.oom_score_adj);
+    if document["process"]["oomScoreAdj"].as_i64() != Some(asked) {
+        crate::host::warn_oom_score(asked);
+    }
     write_json(&container.dir.join("config.json"), &document)?;
     Ok(Made {
         user,
@@ -105,21 +111,46 @@ fn namespaces(
         // The pod has no PID namespace to share.
         NamespaceMode::Pod => Ns::New,
         NamespaceMode::Target => {
-            let target = security.namespace_options.as_ref().map_or("", |o| o.target_id.as_str());
-            let target = inner.container(container.pod.realm, target)?;
-            let process = target.record().process.filter(|_| target.pod.id == container.pod.id);
-            let process = process.ok_or_else(|| {
-                let message = format!("target container {} does not run in this sandbox", target.id);
-                Error::new(Kind::FailedPrecondition, message)
-            })?;
+            let process = target(inner, container, security)?;
             Ns::Join(namespace_path(process.pid, "pid"))
         }
     };
+    let user = crate::pod::user_namespace::wanted(&container.pod.record())?;
+    let own = security.namespace_options.as_ref().and_then(|o| o.userns_options.as_ref());
+    if user.is_none() && own.is_some_and(|u| u.mode == i32::from(NamespaceMode::Pod)) {
+        let message = "it asks for the user namespace of its sandbox, which has none of its own";
+        return Err(Error::new(Kind::InvalidArgument, message));
+    }
     Ok(Namespaces {
+        user: user.map(|maps| UserNs { path: namespace_path(pause, "user"), maps }),
         net: join(asked.host_network, "net"),
         ipc: join(asked.host_ipc, "ipc"),
         uts: join(asked.host_network, "uts"),
         pid,
+    })
+}
+
+/// The process whose PID namespace a container asks to join (CRI: `NamespaceOption.target_id`).
+///
+/// # Errors
+///
+/// [`Kind::FailedPrecondition`] unless it runs in the same sandbox: the number of a process that has ended
+/// may be another's by now.
+pub(super) fn target(
+    inner: &Inner,
+    container: &Container,
+    security: &v1::LinuxContainerSecurityContext,
+) -> Result<Process> {
+    let wanted = security.namespace_options.as_ref().map_or("", |o| o.target_id.as_str());
+    let target = inner.container(container.pod.realm, wanted)?;
+    let record = target.record();
+    let runs = |p: &Process| {
+        record.state == ContainerState::Running
+            && pidfd::Process::open_exact(p.pid, p.start_time).is_ok_and(|p| !p.has_exited())
+    };
+    record.process.filter(|_| target.pod.id == container.pod.id).filter(runs).ok_or_else(|| {
+        let message = format!("target container {} does not run in this sandbox", target.id);
+        Error::new(Kind::FailedPrecondition, message)
     })
 }
 

@@ -1,6 +1,6 @@
 //! CreateContainer: everything that a user can get wrong is found here, before anything runs.
 
-use super::{Container, paths};
+use super::{CGROUP_PREFIX, Container, mapped, paths};
 use crate::engine::{ContainerKey, Engine, Inner};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
@@ -9,13 +9,12 @@ use crate::pod::{Pod, PodNamespaces};
 use crate::record::{self, ContainerRecord, ContainerState, User};
 use crate::{Error, Realm, Result, spec};
 use gantry_cri_api::v1;
-use gantry_image_store::Image;
+use gantry_image_store::{Image, Owners};
+use prost::Message as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Prefix of a container's cgroup, the pattern by which node agents find containers.
-const CGROUP_PREFIX: &str = "crio-";
 
 /// Longest container name that is taken.
 const MAX_NAME: usize = 253;
@@ -36,6 +35,7 @@ impl Engine {
     ) -> Result<String> {
         let inner = &self.inner;
         let pod = inner.pod(realm, pod_id)?;
+        record::check_size("container", config.encoded_len())?;
         let meta = config.metadata.clone().unwrap_or_default();
         if meta.name.is_empty() || meta.name.len() > MAX_NAME || meta.name.contains(['\n', '\0', '/']) {
             let message = format!(
@@ -117,6 +117,7 @@ fn new_container(pod: &Arc<Pod>, config: v1::ContainerConfig, image: &Image) -> 
         id,
         pod_id: pod.id.clone(),
         config,
+        resources: None,
         image_id: image.id.to_string(),
         image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
         created_at: record::now(),
@@ -160,8 +161,10 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     let binds = config.mounts.iter().filter(|m| !m.host_path.is_empty());
     paths::check_sources(binds.map(|m| PathBuf::from(&m.host_path)).collect()).await?;
 
+    let userns = mapped::user_namespace(pod)?;
     std::fs::DirBuilder::new()
-        .mode(0o700)
+        // Root of a user namespace walks through it to the root filesystem.
+        .mode(if userns.is_some() { 0o711 } else { 0o700 })
         .create(&container.dir)
         .map_err(io_error("create", &container.dir))?;
     container.update(|_| {})?;
@@ -189,10 +192,18 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     container.promise(Undo::Unmount(rootfs.clone()))?;
     container.promise(Undo::RemoveCgroup(container.record().cgroup.clone()))?;
     let made = {
-        let (inner, container, config) = (inner.clone(), container.clone(), config.clone());
+        let (inner, container, mut config) = (inner.clone(), container.clone(), config.clone());
         move || {
             std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
-            inner.images.mount(&container.id, &rootfs)?;
+            match &userns {
+                Some(user) => {
+                    let outside = |uid, gid| user.outside(uid, gid);
+                    let owners = Owners { userns: user.fd.as_fd(), outside: &outside };
+                    inner.images.mount_mapped(&container.id, &rootfs, &owners)?;
+                }
+                None => inner.images.mount(&container.id, &rootfs)?,
+            }
+            mapped::map_sources(&container, &mut config.mounts, userns.as_ref())?;
             super::bundle::write(&inner, &container, &config, &image)
         }
     };

@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::flight::detached;
 use crate::record::ContainerState;
 use crate::{Error, Realm, Result};
+use gantry_cri_api::v1::NamespaceMode;
 use gantry_monitor_api::{Reply, Request, StartRequest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,12 @@ impl Inner {
             let message = format!("its sandbox {} is not ready", pod.id);
             Error::new(Kind::FailedPrecondition, message)
         };
+        if let Some(security) = record.config.linux.as_ref().and_then(|l| l.security_context.as_ref())
+            && security.namespace_options.as_ref().is_some_and(|o| o.pid == i32::from(NamespaceMode::Target))
+        {
+            // It may have ended since this container was created.
+            super::bundle::target(self, container, security)?;
+        }
         let monitor = pod.monitor().filter(|_| pod.is_ready()).ok_or_else(not_ready)?;
         let handler = self.handlers.get(&pod.record().handler)?;
         let cgroup = self.cgroup(&record.cgroup)?;
@@ -78,6 +85,10 @@ impl Inner {
             Err(error) if error.kind() == Kind::AlreadyExists => self.resume_start(container).await,
             Ok(other) => Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to a start"))),
             Err(error) => {
+                // A runtime that died after its work has left a container that nobody wants.
+                if let Err(survivor) = self.kill_leftovers(container).await {
+                    tracing::warn!(container = %container.id, error = %survivor, "left by a failed start");
+                }
                 let message = error.to_string();
                 container.note(|r| {
                     r.state = ContainerState::Exited;

@@ -4,7 +4,7 @@
 //! namespaces of its own with a pids limit, so that a runtime that cannot handle the host's cgroups
 //! or namespaces is found out at start and not by the first pod.
 
-use super::Handler;
+use super::{Features, Handler, features};
 use crate::record::{read_json, write_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Most bytes of a runtime's own words that are kept.
 const WORDS: u64 = 2048;
 
-type Verdict = Result<(), String>;
+/// What the handler can do beyond the test, or why it failed it.
+type Verdict = Result<Features, String>;
 
 /// A verdict, and the program it was found on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ pub(super) fn run(
                 scope.spawn(move || {
                     let program = fingerprint(&handler.path)?;
                     if earlier.is_some_and(|k| k.program == program) {
-                        return Ok((program, earlier.map_or(Ok(()), |k| k.verdict.clone())));
+                        return Ok((program, earlier.map_or(Ok(Features::default()), |k| k.verdict.clone())));
                     }
                     Ok((program, test(handler, monitor, scratch)))
                 })
@@ -85,10 +86,10 @@ fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
     if let Err(e) = std::fs::remove_dir_all(&bundle) {
         tracing::warn!(path = %bundle.display(), error = %e, "left over from a handler's self-test");
     }
-    verdict
+    verdict.map(|()| features::ask(&handler.path))
 }
 
-fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
+fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
     let rootfs = bundle.join("rootfs");
     let make = || -> std::io::Result<()> {
         for dir in ["proc", "dev", "sys"] {
@@ -122,7 +123,7 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
     make().map_err(|e| format!("prepare self-test in {}: {e}", bundle.display()))
 }
 
-fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Verdict {
+fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Result<(), String> {
     let command = handler.command(&bundle.join("state"), &bundle.join("log"));
     let child = Command::new(&command[0])
         .args(&command[1..])
@@ -156,7 +157,7 @@ fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Verdict {
 }
 
 /// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said.
-fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
+pub(super) fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
     let stderr = child.stderr.take();
     let reader = std::thread::spawn(move || {
         let mut words = String::new();

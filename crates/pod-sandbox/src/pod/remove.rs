@@ -69,6 +69,7 @@ impl Inner {
         let mut state = lock(&self.state);
         state.pods.remove(&pod.id);
         state.pod_keys.retain(|_, id| *id != pod.id);
+        pod.set_gone();
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! RunPodSandbox.
 
-use super::{Pod, PodNamespaces, namespace_path};
-use crate::engine::{Engine, Inner, PodKey, PodNetwork, realm_cgroup};
+use super::network::attach;
+use super::{Pod, PodNamespaces, user_namespace};
+use crate::engine::{Engine, Inner, PodKey, realm_cgroup};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
 use crate::journal::{Journal, Undo};
@@ -10,19 +11,20 @@ use crate::pod_files;
 use crate::record::{self, PodRecord, PodState};
 use crate::{Error, Realm, Result};
 use gantry_cri_api::v1;
-use gantry_monitor_api::{Namespaces, Setup, VERSION};
-use gantry_netns::{AttachRequest, PortMapping, Protocol};
+use gantry_monitor_api::{IdMap, Namespaces, Setup, UserNamespace, VERSION};
 use gantry_sys::mount;
+use prost::Message as _;
 use rustix::mount::MountFlags;
 use std::io::Read as _;
-use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 /// Longest name, namespace, uid or host name that is taken.
 const MAX_NAME: usize = 253;
+
+/// How long the undoing of an earlier attempt at the same sandbox is waited for.
+const EARLIER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Size of a pod's /dev/shm, as the kubelet's users know it.
 const SHM_OPTIONS: &str = "mode=1777,size=67108864";
@@ -114,6 +116,7 @@ fn new_pod(
 
 async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
     let started = std::time::Instant::now();
+    wait_for_earlier(inner, pod).await;
     let result = build(inner, pod).await;
     match result {
         Ok(()) => {
@@ -129,12 +132,41 @@ async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
     }
 }
 
+/// Waits for the end of attempts at the same sandbox that failed or died with their daemon: they may still
+/// have its host ports. One that cannot be undone is not waited for.
+async fn wait_for_earlier(inner: &Inner, pod: &Pod) {
+    let same = |other: &PodRecord, own: &PodRecord| {
+        other.realm == own.realm && other.config.metadata == own.config.metadata
+    };
+    let earlier: Vec<Arc<Pod>> = {
+        let own = pod.record().clone();
+        let state = lock(&inner.state);
+        let dying = |p: &&Arc<Pod>| {
+            p.id != own.id && p.is_stopping() && {
+                let record = p.record();
+                record.state == PodState::Creating && same(&record, &own)
+            }
+        };
+        state.pods.values().filter(dying).cloned().collect()
+    };
+    for other in earlier {
+        if tokio::time::timeout(EARLIER_LIMIT, other.wait_gone()).await.is_err() {
+            tracing::warn!(pod = %pod.id, earlier = %other.id, "an earlier attempt is not undone yet; going on");
+        }
+    }
+}
+
 async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     let record = pod.record().clone();
     let namespaces = PodNamespaces::of(&record);
-    // The cgroup path must make sense before anything is made under it.
+    // What the request gets wrong is found before anything is made.
     inner.cgroup(&record.cgroup_parent)?;
-    make_dirs(inner, pod, &record)?;
+    let user = user_namespace::wanted(&record)?;
+    if user.is_some() {
+        user_namespace::check_handler(inner.handlers.get(&record.handler)?)?;
+    }
+    let root = PodRoot::of(user.as_ref());
+    make_dirs(inner, pod, &record, root)?;
 
     let hostname = hostname(&record, &namespaces);
     let setup = Setup {
@@ -147,6 +179,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
             uts: !namespaces.host_network,
             pid: namespaces.shared_pid,
         },
+        user_namespace: user,
         hostname: (!namespaces.host_network).then(|| hostname.clone()),
         sysctls: sysctls(&record),
         pause_oom_score_adj: -998,
@@ -173,11 +206,13 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     if let Some(shm) = &shm {
         std::fs::create_dir(shm).map_err(io_error("create", shm))?;
         pod.promise(Undo::Unmount(shm.clone()))?;
-        mount::tmpfs(shm, SHM_OPTIONS, MountFlags::NOEXEC)?;
+        let options = format!("{SHM_OPTIONS},uid={},gid={}", root.uid, root.gid);
+        mount::tmpfs(shm, &options, MountFlags::NOEXEC)?;
     }
     let (dir, config) = (pod.dir.clone(), record.config.clone());
     let ip = ips.first().cloned();
-    blocking(move || write_files(&dir, &config, &hostname, ip.as_deref(), namespaces.host_network)).await?;
+    blocking(move || write_files(&dir, &config, &hostname, ip.as_deref(), namespaces.host_network, root))
+        .await?;
     if pod.is_stopping() {
         return Err(Error::new(Kind::FailedPrecondition, "the sandbox died while it was being made"));
     }
@@ -187,11 +222,32 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     })
 }
 
-fn make_dirs(inner: &Inner, pod: &Pod, record: &PodRecord) -> Result<()> {
-    std::fs::DirBuilder::new().mode(0o700).create(&pod.dir).map_err(io_error("create", &pod.dir))?;
+/// Who root of a pod is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PodRoot {
+    uid: u32,
+    gid: u32,
+}
+
+impl PodRoot {
+    fn of(user: Option<&UserNamespace>) -> Self {
+        let outside = |maps| IdMap::outside_of(maps, 0).unwrap_or(0);
+        user.map_or(Self { uid: 0, gid: 0 }, |u| Self { uid: outside(&u.uids), gid: outside(&u.gids) })
+    }
+
+    /// Mode of the directories on the way to the root filesystem: the OCI runtime walks it as the pod's
+    /// root. What is in them has modes of its own.
+    fn dir_mode(self) -> u32 {
+        if self.uid == 0 { 0o700 } else { 0o711 }
+    }
+}
+
+fn make_dirs(inner: &Inner, pod: &Pod, record: &PodRecord, root: PodRoot) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(root.dir_mode()).create(&pod.dir).map_err(io_error("create", &pod.dir))?;
     pod.update(|_| {})?;
     let runtime = pod.runtime_root();
-    std::fs::create_dir(&runtime).map_err(io_error("create", &runtime))?;
+    std::fs::DirBuilder::new().mode(0o700).create(&runtime).map_err(io_error("create", &runtime))?;
     if record.config.log_directory.is_empty() {
         pod.promise(Undo::RemoveDir(record.log_directory.clone()))?;
     }
@@ -200,48 +256,6 @@ fn make_dirs(inner: &Inner, pod: &Pod, record: &PodRecord) -> Result<()> {
     }
     debug_assert!(pod.dir.starts_with(&inner.run_dir));
     std::fs::create_dir_all(&record.log_directory).map_err(io_error("create", &record.log_directory))
-}
-
-async fn attach(inner: &Inner, pod: &Pod, record: &PodRecord, pause: i32) -> Result<Vec<String>> {
-    if let (Realm::Cri, PodNetwork::Missing(why)) = (pod.realm, &inner.cri_network) {
-        let message = format!("the pod network is not ready: {why}");
-        return Err(Error::new(Kind::Unavailable, message));
-    }
-    let path = namespace_path(pause, "net");
-    let netns: OwnedFd = std::fs::File::open(&path).map_err(io_error("open", &path))?.into();
-    let ports = port_mappings(&record.config)?;
-    pod.promise(Undo::DetachNetwork)?;
-    let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: "eth0".into(), ports };
-    let attachment =
-        inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
-    Ok(vec![attachment.ip.to_string()])
-}
-
-fn port_mappings(config: &v1::PodSandboxConfig) -> Result<Vec<PortMapping>> {
-    let mut ports = Vec::new();
-    for port in config.port_mappings.iter().filter(|p| p.host_port != 0) {
-        let bad = |what: &str| {
-            let message = format!("port mapping {}:{}: {what}", port.host_port, port.container_port);
-            Error::new(Kind::InvalidArgument, message)
-        };
-        let number = |value: i32| u16::try_from(value).ok().filter(|n| *n > 0);
-        let protocol = match v1::Protocol::try_from(port.protocol) {
-            Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-            Ok(v1::Protocol::Udp) => Protocol::Udp,
-            _ => return Err(bad("the built-in network maps TCP and UDP ports only")),
-        };
-        let host_ip = match port.host_ip.as_str() {
-            "" => None,
-            ip => Some(ip.parse::<IpAddr>().map_err(|_| bad("the host address is not an IP address"))?),
-        };
-        ports.push(PortMapping {
-            protocol,
-            container_port: number(port.container_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
-            host_port: number(port.host_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
-            host_ip,
-        });
-    }
-    Ok(ports)
 }
 
 fn hostname(record: &PodRecord, namespaces: &PodNamespaces) -> String {
@@ -267,10 +281,12 @@ fn write_files(
     hostname: &str,
     ip: Option<&str>,
     host_network: bool,
+    root: PodRoot,
 ) -> Result<()> {
     let write = |name: &str, text: &str| {
         let path = dir.join(name);
-        std::fs::write(&path, text).map_err(io_error("write", &path))
+        std::fs::write(&path, text).map_err(io_error("write", &path))?;
+        std::os::unix::fs::chown(&path, Some(root.uid), Some(root.gid)).map_err(io_error("chown", &path))
     };
     write("hostname", &format!("{hostname}\n"))?;
     let hosts = match host_network {
@@ -295,6 +311,7 @@ fn host_file(path: &str) -> Option<String> {
 
 fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)> {
     let bad = |message: String| Error::new(Kind::InvalidArgument, message);
+    record::check_size("sandbox", config.encoded_len())?;
     let meta =
         config.metadata.as_ref().ok_or_else(|| bad("the sandbox configuration has no metadata".into()))?;
     for (field, value) in [("name", &meta.name), ("namespace", &meta.namespace), ("uid", &meta.uid)] {
@@ -396,22 +413,6 @@ mod tests {
             let error = check(Realm::Cri, &config).unwrap_err();
             assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.to_string().contains(word), "{word}: {error}");
-        }
-    }
-
-    #[test]
-    fn host_ports_are_checked() {
-        let port = |protocol, host_port, container_port, ip: &str| v1::PortMapping {
-            protocol,
-            container_port,
-            host_port,
-            host_ip: ip.into(),
-        };
-        let map = |p| port_mappings(&v1::PodSandboxConfig { port_mappings: vec![p], ..config() });
-        assert!(map(port(0, 0, 80, "")).unwrap().is_empty(), "no host port, nothing to map");
-        assert_eq!(map(port(1, 53, 5353, "127.0.0.1")).unwrap()[0].host_port, 53);
-        for bad in [port(2, 80, 80, ""), port(0, 70000, 80, ""), port(0, 80, -1, ""), port(0, 80, 80, "x")] {
-            assert_eq!(map(bad).unwrap_err().kind(), Kind::InvalidArgument);
         }
     }
 }

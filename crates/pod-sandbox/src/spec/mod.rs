@@ -8,6 +8,7 @@ mod devices;
 mod linux;
 mod mounts;
 mod process;
+pub(crate) mod resources;
 mod seccomp;
 mod signal;
 mod users;
@@ -21,6 +22,7 @@ pub use users::resolve_user;
 
 use crate::record::User;
 use gantry_cri_api::v1;
+use gantry_monitor_api::UserNamespace;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +81,17 @@ pub struct Namespaces {
     pub uts: Ns,
     /// Process ids.
     pub pid: Ns,
+    /// Users; `None` for the host's.
+    pub user: Option<UserNs>,
+}
+
+/// The pod's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNs {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its maps.
+    pub maps: UserNamespace,
 }
 
 /// Files of the pod that every container sees.

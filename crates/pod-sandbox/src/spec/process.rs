@@ -1,6 +1,6 @@
 //! The process: command line, environment, identity, capabilities.
 
-use super::{HostFacts, SpecError, SpecInput};
+use super::{HostFacts, SpecError, SpecInput, resources};
 use gantry_cri_api::v1;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -42,9 +42,6 @@ pub(super) fn process(
     }
     let (capabilities, ambient) = capabilities(security, &input.host.bounding)?;
     let oom = linux.resources.as_ref().map_or(0, |r| r.oom_score_adj);
-    // Without CAP_SYS_RESOURCE the host lets nobody lower it, and runc fails where it has to try.
-    let may_lower = input.host.bounding.iter().any(|c| c == "CAP_SYS_RESOURCE");
-    let lowest = if may_lower { -1000 } else { 0 };
     let mut process = json!({
         "terminal": config.tty,
         "user": {
@@ -64,7 +61,7 @@ pub(super) fn process(
             "ambient": ambient,
         },
         "noNewPrivileges": security.no_new_privs,
-        "oomScoreAdj": oom.clamp(lowest, 1000),
+        "oomScoreAdj": resources::oom_score(oom, input.host)?,
     });
     if let Some(profile) = apparmor(security, input)? {
         process["apparmorProfile"] = json!(profile);
