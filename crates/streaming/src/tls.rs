@@ -68,7 +68,7 @@ impl Tls {
                     *current = (now, config);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "changed TLS files are not used; the old certificate is")
+                    tracing::warn!(%error, "changed TLS files are not used; the old certificate is");
                 }
             }
         }

@@ -2,11 +2,12 @@
 
 use crate::bed::{Bed, read};
 use serde_json::json;
+use std::path::Path;
 
 pub(crate) fn are_set(bed: &Bed, handler: &str) {
     let id = bed.sleeper(handler, json!({"linux": {"resources": {
         "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512, "cpuset_cpus": "1", "cpuset_mems": "0",
-        "memory_limit_in_bytes": 64 << 20,
+        "memory_limit_in_bytes": 64 << 20, "oom_score_adj": -500,
         "hugepage_limits": [{"page_size": "2MB", "limit": 4 << 20}],
     }}}));
     let cgroup = bed.cgroup(&id);
@@ -22,6 +23,8 @@ pub(crate) fn are_set(bed: &Bed, handler: &str) {
     assert_eq!(file("cpuset.mems"), "0");
     assert_eq!(file("pids.max"), "32768");
     assert_eq!(file("hugetlb.2MB.max"), (4 << 20).to_string());
+    let pid = bed.crictl.json(&["inspect", &id])["info"]["pid"].as_u64().unwrap();
+    assert_eq!(read(Path::new(&format!("/proc/{pid}/oom_score_adj"))), "-500");
     // And they are there for the container itself to see.
     let seen = bed.crictl.sh(&id, "cat /sys/fs/cgroup/memory.max; grep Cpus_allowed_list /proc/self/status");
     assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["67108864", "Cpus_allowed_list:", "1"]);
@@ -52,7 +55,7 @@ pub(crate) fn cgroups_are_where_the_kubelet_wants_them(bed: &Bed, handler: &str)
     let over = json!({"linux": {"cgroup_parent": parent}});
     let id = bed.start(handler, "exec sleep 100000", over, limits);
     let cgroup = bed.cgroup(&id);
-    let top = std::path::Path::new("/sys/fs/cgroup").join(format!("kubepods-{handler}"));
+    let top = Path::new("/sys/fs/cgroup").join(format!("kubepods-{handler}"));
     assert!(cgroup.starts_with(top.join("burstable/pod1")), "{}", cgroup.display());
     assert_eq!(read(&cgroup.join("memory.max")), (32 << 20).to_string());
     // The kubelet sets limits on the pod's cgroup, which needs its controllers.

@@ -12,10 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+mod apparmor;
 mod devices;
 mod lifecycle;
 mod limits;
 mod processes;
+mod usage;
 
 /// A test: the bed and the handler to run with.
 type Test = fn(&Bed, &str);
@@ -31,6 +33,8 @@ macro_rules! tests {
 }
 
 const TESTS: &[(&str, Test)] = &tests![
+    apparmor::a_profile_of_the_node_is_enforced,
+    apparmor::an_unknown_profile_is_refused,
     devices::asked_for_and_not,
     lifecycle::a_pod_and_its_container,
     lifecycle::the_built_in_network,
@@ -41,6 +45,8 @@ const TESTS: &[(&str, Test)] = &tests![
     processes::a_time_limit_ends_everything_that_was_started,
     processes::a_stop_ends_what_left_the_session,
     processes::a_fork_bomb_is_held_and_ended,
+    usage::limits_are_changed_together_or_not_at_all,
+    usage::use_is_told,
 ];
 
 fn main() -> ExitCode {
