@@ -12,7 +12,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 MONITOR_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
 PROGRAMS := gantry gantry-monitor gantry-runtime
 
-.PHONY: help setup tools build build-ci check test unit e2e demo install clean
+.PHONY: help setup tools build build-ci check test unit e2e test-vm demo bench-build bench install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -44,7 +44,7 @@ endef
 
 check: ## formatting, lints and unit tests; needs neither root nor a network
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --profile ci --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --profile ci --workspace --all-targets --test vm -- -D warnings
 	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --lib --bins --no-fail-fast
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	else echo "cargo-deny is missing: bans, licenses and sources of dependencies are not checked"; fi
@@ -57,8 +57,18 @@ test: setup tools build-ci ## set everything up, then unit, integration and end-
 e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=name selects)
 	$(CARGO) test --locked --profile ci -p gantry-e2e --no-fail-fast -- --test-threads=1 $(T)
 
+test-vm: setup tools build-ci ## the tests that need cgroup v2 or AppArmor, in a virtual machine (T=name selects)
+	@e2e/vm/run $(T)
+
 demo: setup build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh
+
+bench-build: ## build gantry-bench for users' builds into target/dist
+	$(CARGO) build --locked --profile ci -p gantry-bench
+	@mkdir -p target/dist && cp --remove-destination target/ci/gantry-bench target/dist/
+
+bench: build bench-build ## measure beside Debian's containerd, as root (B="--rounds 10" passes options)
+	benches/side-by-side.sh $(B)
 
 install: build ## install programs, systemd unit and documents below PREFIX (/usr/local)
 	install -D -m 0755 target/dist/gantry $(DESTDIR)$(PREFIX)/bin/gantry

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Installs what building and testing Gantry need on Debian or Ubuntu; only what is missing.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 packages=(
   runc              # an OCI runtime beside the embedded one
   nftables          # host ports and masquerading of the built-in network
+  containernetworking-plugins iptables   # CNI plugins, and what one of them calls
   busybox-static    # content of the test images
   docker-registry   # a registry of our own: tests reach no other
   skopeo umoci      # push test images; unpack them as another tool does
   libseccomp-dev pkg-config gcc   # to build the embedded runtime
-  jq iproute2 procps util-linux curl
+  jq iproute2 procps util-linux curl ca-certificates
+  qemu-system-x86 crun cpio e2fsprogs binutils   # the virtual machine of make test-vm
 )
 
 missing=()
@@ -41,3 +44,5 @@ if ! command -v cargo >/dev/null; then
   echo "setup: cargo is missing: install Rust from https://rustup.rs" >&2
   exit 1
 fi
+
+e2e/vm/packages

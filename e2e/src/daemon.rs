@@ -16,12 +16,14 @@ pub struct DaemonBuilder {
     args: Vec<String>,
     /// `GANTRY_FAULT` of the next start.
     fault: Option<String>,
+    env: Vec<(String, String)>,
     registries_conf: PathBuf,
 }
 
 impl DaemonBuilder {
     pub(crate) fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
-        Self { root: dir.join("root"), dir, args: Vec::new(), fault: None, registries_conf }
+        let root = dir.join("root");
+        Self { root, dir, args: Vec::new(), fault: None, env: Vec::new(), registries_conf }
     }
 
     /// Another place for images and writable layers.
@@ -35,6 +37,13 @@ impl DaemonBuilder {
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// A further variable of the environment of `gantry serve`.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -168,6 +177,7 @@ impl Daemon {
         command.args(["--listen", &socket("gantry.sock"), "--local-listen", &socket("local.sock")]);
         command.arg("--pid-file").arg(pid_file).args(["--log-level", "debug"]).args(&setup.args);
         command.env_remove("GANTRY_FAULT").envs(setup.fault.iter().map(|f| ("GANTRY_FAULT", f)));
+        command.envs(setup.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         command.spawn().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
     }

@@ -4,10 +4,32 @@ use crate::{BUSYBOX, DaemonBuilder, LeakSnapshot, Registry, busybox, merge};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Only one stage at a time: each compares the host before and after.
-static ONE: Mutex<()> = Mutex::new(());
+/// Whether there is a stage. Only one at a time: each compares the host before and after.
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+/// The right to be the only stage; unlike the guard of a lock, it may end on another thread.
+#[derive(Debug)]
+struct Only;
+
+impl Only {
+    fn take() -> Self {
+        // A test that failed has said so itself.
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = GIVEN_BACK.wait_while(taken, |taken| *taken);
+        *free.unwrap_or_else(PoisonError::into_inner) = true;
+        Self
+    }
+}
+
+impl Drop for Only {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        GIVEN_BACK.notify_one();
+    }
+}
 
 /// Directories on a real file system, a registry with the test image, the host as it was.
 #[derive(Debug)]
@@ -15,7 +37,7 @@ pub struct Stage {
     before: LeakSnapshot,
     registry: Registry,
     dir: tempfile::TempDir,
-    _only: MutexGuard<'static, ()>,
+    _only: Only,
 }
 
 impl Default for Stage {
@@ -27,8 +49,7 @@ impl Default for Stage {
 impl Stage {
     /// Looks at the host, then sets up the registry.
     pub fn new() -> Self {
-        // A test that failed has said so itself.
-        let only = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let only = Only::take();
         let before = LeakSnapshot::take();
         let dir = gantry_testkit::fs::disk_dir();
         let registry = Registry::start(&dir.path().join("registry"));

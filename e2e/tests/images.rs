@@ -34,6 +34,18 @@ fn by_tag_by_digest_and_by_id() {
 }
 
 #[test]
+fn a_host_without_root_certificates_is_told_so() {
+    let stage = Stage::new();
+    let (file, dir) = ("SSL_CERT_FILE", "SSL_CERT_DIR");
+    let daemon = stage.daemon("d").env(file, "/no/such/file").env(dir, "/no/such/directory").start();
+    let refused = daemon.crictl().run(&["pull", BUSYBOX]).fails();
+    assert!(refused.contains("Unavailable") && refused.contains("install ca-certificates"), "{refused}");
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    daemon.end();
+    stage.end();
+}
+
+#[test]
 fn archives_of_both_kinds_and_a_directory_are_imported() {
     let stage = Stage::new();
     let daemon = stage.daemon("d").start();

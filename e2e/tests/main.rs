@@ -2,6 +2,7 @@
 //! The end-to-end tests: `make e2e` runs them, as root, one after another.
 
 mod boundaries;
+mod cni;
 mod command_line;
 mod configuration;
 mod containers;
@@ -19,4 +20,5 @@ mod resources;
 mod retries;
 mod sequence;
 mod sharing;
+mod streaming;
 mod user_namespaces;

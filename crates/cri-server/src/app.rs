@@ -14,10 +14,12 @@ use gantry_cri_api::local::v1::local_server::LocalServer;
 use gantry_cri_api::v1::image_service_server::ImageServiceServer;
 use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
-use gantry_netns::{BuiltinConfig, BuiltinNetwork};
+use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, PodNetwork, Realm, Result};
+use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -44,6 +46,8 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    streaming: Streaming,
+    stream_server: StreamServer,
 }
 
 impl App {
@@ -81,8 +85,18 @@ impl App {
         for damaged in damaged_images {
             tracing::error!(path = %damaged.moved_to.display(), reason = damaged.reason, "image record set aside");
         }
-        let network = BuiltinConfig::new(run_dir.path().join("network"));
-        let (network, damaged_attachments) = BuiltinNetwork::open(network)?;
+        let networks = NetworksConfig {
+            builtin: BuiltinConfig::new(run_dir.path().join("network")),
+            cni: CniConfig {
+                conf_dir: config.cni_conf_dir,
+                bin_dirs: config.cni_bin_dir,
+                cache_dir: config.root.join("cni"),
+                limit: Duration::from_secs(config.cni_timeout.get().into()),
+                gc: config.cni_gc,
+            },
+            netns_dir: config.netns_dir,
+        };
+        let (networks, damaged_attachments) = Networks::open(networks)?;
         for damaged in damaged_attachments {
             tracing::error!(?damaged, "network attachment record set aside");
         }
@@ -96,11 +110,8 @@ impl App {
             systemd_cgroup,
         };
         let cri_network = match config.cri_network {
-            CriNetwork::Builtin => PodNetwork::Builtin,
-            CriNetwork::Cni => PodNetwork::Missing(format!(
-                "no network plugin is configured in {}; start with --cri-network builtin on a single node",
-                config.cni_conf_dir.display()
-            )),
+            CriNetwork::Builtin => NetworkKind::Builtin,
+            CriNetwork::Cni => NetworkKind::Cni,
         };
         let engine = EngineConfig {
             root: config.root,
@@ -109,7 +120,7 @@ impl App {
             handlers,
             hierarchies: Hierarchies::detect()?,
             images,
-            network,
+            networks,
             cri_network,
         };
         let (engine, report) = Engine::open(engine).await?;
@@ -120,7 +131,13 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
+        let endpoint = Arc::new(engine.endpoint(config.exec_on_disconnect.into()));
+        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
+            .await
+            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+        let pid_file = config.pid_file;
+        Ok(Parts { engine, cri, local, pid_file, sockets, systemd_cgroup, streaming, stream_server })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -134,7 +151,9 @@ impl App {
         };
         let (cri, local) = (parts.cri_router(), parts.local_router());
         let cri = cri.serve_with_incoming_shutdown(UnixListenerStream::new(parts.cri), wait(told.clone()));
-        let local = local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told));
+        let local =
+            local.serve_with_incoming_shutdown(UnixListenerStream::new(parts.local), wait(told.clone()));
+        let streams = tokio::spawn(parts.stream_server.serve(wait(told)));
         let (cri, local) = (tokio::spawn(cri), tokio::spawn(local));
         if let Some(path) = &parts.pid_file {
             write_pid_file(path)?;
@@ -142,7 +161,7 @@ impl App {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the daemon is ready");
         }
-        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), "ready");
+        tracing::info!(cri = %parts.sockets[0].display(), local = %parts.sockets[1].display(), streaming = parts.streaming.base_url(), "ready");
 
         stop.await;
         tracing::info!("stopping; pods go on running");
@@ -156,6 +175,9 @@ impl App {
                 }
             }
         };
+        if let Err(error) = streams.await {
+            tracing::error!(%error, "the streaming server ended abnormally");
+        }
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
@@ -187,7 +209,12 @@ impl Parts {
     }
 
     fn runtime(&self, realm: Realm) -> RuntimeServiceServer<Runtime> {
-        let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
+        let runtime = Runtime {
+            engine: self.engine.clone(),
+            streaming: self.streaming.clone(),
+            realm,
+            systemd_cgroup: self.systemd_cgroup,
+        };
         RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)

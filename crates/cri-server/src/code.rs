@@ -2,6 +2,7 @@
 
 use gantry_image_store as image_store;
 use gantry_pod_sandbox::{Error, Kind};
+use gantry_streaming::PrepareError;
 use tonic::{Code, Status};
 
 /// The status for a failed operation on a pod or container; logged here, once.
@@ -14,6 +15,16 @@ pub(crate) fn status(rpc: &'static str, error: &Error) -> Status {
 /// The status for a failed operation on an image; logged here, once.
 pub(crate) fn image_status(rpc: &'static str, error: image_store::Error) -> Status {
     status(rpc, &Error::from(error))
+}
+
+/// The status for a streaming request that gets no URL; logged here, once.
+pub(crate) fn prepare_status(rpc: &'static str, error: &PrepareError) -> Status {
+    let kind = match error {
+        PrepareError::Invalid(_) => Kind::InvalidArgument,
+        PrepareError::TooMany(_) => Kind::ResourceExhausted,
+        PrepareError::Internal(_) => Kind::Internal,
+    };
+    status(rpc, &Error::new(kind, error.to_string()))
 }
 
 fn code(kind: Kind) -> Code {

@@ -113,7 +113,7 @@ impl Local for LocalApi {
                 },
             })
             .collect();
-        for check in self.engine.network().check().await {
+        for check in self.engine.check_networks().await {
             checks.push(v1::DoctorCheck {
                 name: format!("network {}", check.name),
                 ok: check.ok,

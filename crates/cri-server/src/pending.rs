@@ -3,14 +3,11 @@
 use tonic::{Response, Status};
 
 /// RPC and the work that owns it; equals `e2e/pending-rpcs.tsv`, which a test holds.
-pub(crate) const PENDING: [(&str, &str); 15] = [
-    ("Attach", "streaming"),
+pub(crate) const PENDING: [(&str, &str); 12] = [
     ("CheckpointContainer", "every promise of the CRI"),
-    ("Exec", "streaming"),
     ("GetContainerEvents", "every promise of the CRI"),
     ("ListMetricDescriptors", "every promise of the CRI"),
     ("ListPodSandboxMetrics", "every promise of the CRI"),
-    ("PortForward", "streaming"),
     ("StreamContainerStats", "every promise of the CRI"),
     ("StreamContainers", "every promise of the CRI"),
     ("StreamImages", "every promise of the CRI"),

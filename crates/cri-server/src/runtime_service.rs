@@ -1,10 +1,11 @@
 //! RuntimeService: unpack the request, ask the engine, pack the answer.
 
-use crate::code::status;
+use crate::code::{prepare_status, status};
 use crate::pending::pending;
 use gantry_cri_api::v1;
 use gantry_cri_api::v1::runtime_service_server::RuntimeService;
 use gantry_pod_sandbox::{Engine, Realm};
+use gantry_streaming::Streaming;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
@@ -19,6 +20,7 @@ const KUBE_API_VERSION: &str = "0.1.0";
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
+    pub(crate) streaming: Streaming,
     pub(crate) realm: Realm,
     pub(crate) systemd_cgroup: bool,
 }
@@ -217,19 +219,54 @@ impl RuntimeService for Runtime {
         Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
-    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        pending("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        let r = request.into_inner();
+        let container =
+            self.engine.exec_target(self.realm, &r.container_id).map_err(|e| status("Exec", &e))?;
+        let exec = gantry_streaming::ExecRequest {
+            container,
+            argv: r.cmd,
+            tty: r.tty,
+            stdin: r.stdin,
+            stdout: r.stdout,
+            stderr: r.stderr,
+        };
+        let url = self.streaming.prepare_exec(exec).map_err(|e| prepare_status("Exec", &e))?;
+        Ok(Response::new(v1::ExecResponse { url }))
     }
 
-    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        pending("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        let r = request.into_inner();
+        let container = self
+            .engine
+            .attach_target(self.realm, &r.container_id, r.tty)
+            .map_err(|e| status("Attach", &e))?;
+        let attach = gantry_streaming::AttachRequest {
+            container,
+            tty: r.tty,
+            stdin: r.stdin,
+            stdout: r.stdout,
+            stderr: r.stderr,
+        };
+        let url = self.streaming.prepare_attach(attach).map_err(|e| prepare_status("Attach", &e))?;
+        Ok(Response::new(v1::AttachResponse { url }))
     }
 
     async fn port_forward(
         &self,
-        _request: Request<v1::PortForwardRequest>,
+        request: Request<v1::PortForwardRequest>,
     ) -> Answer<v1::PortForwardResponse> {
-        pending("PortForward")
+        let r = request.into_inner();
+        let pod = self
+            .engine
+            .port_forward_target(self.realm, &r.pod_sandbox_id)
+            .map_err(|e| status("PortForward", &e))?;
+        let ports: Result<Vec<u16>, _> = r.port.into_iter().map(u16::try_from).collect();
+        let ports = ports.map_err(|_| Status::invalid_argument("a port is a number from 1 to 65535"))?;
+        let forward = gantry_streaming::PortForwardRequest { pod, ports };
+        let url =
+            self.streaming.prepare_port_forward(forward).map_err(|e| prepare_status("PortForward", &e))?;
+        Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
     async fn container_stats(

@@ -12,13 +12,13 @@ mod record;
 
 pub use client::{Client, ClientError, Incoming, decode, encode};
 pub use message::{
-    ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, IdMap, Namespaces,
-    Process, Reply, Request, Setup, StartRequest, Started, UserNamespace,
+    AttachRequest, ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, IdMap,
+    Namespaces, Process, Reply, Request, Setup, StartRequest, Started, UserNamespace,
 };
 pub use record::{EXIT_FILE, ExitRecord, RecordError};
 
 /// Version of the protocol and of the records; the first thing either side checks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest message in bytes, either way.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -118,6 +118,18 @@ pub enum Request {
         /// Id given in [`ExecRequest`].
         exec_id: String,
     },
+    /// Copies what a running container writes to further descriptors, and hands out its standard input.
+    /// Carries a message socket and then a pipe for each stream that is asked for, standard output first.
+    /// Over the socket comes one message, before the answer: with the writing side of the container's
+    /// standard input, or its terminal, beside it; without a descriptor when it has neither.
+    /// A pipe that is full is closed: nobody waits for who reads too slowly. Answer: [`Reply::Done`].
+    Attach(AttachRequest),
+    /// Closes the monitor's own copy of a container's standard input; a terminal stays.
+    /// Answer: [`Reply::Done`], also when there is none.
+    CloseStdin {
+        /// Id of the container.
+        container_id: String,
+    },
     /// Opens the container's log path anew (created if missing, always appended to). Answer: [`Reply::Done`].
     ReopenLog {
         /// Id of the container.
@@ -157,6 +169,17 @@ pub struct StartRequest {
     pub timeout_ms: u64,
 }
 
+/// What an attachment wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Id of the container.
+    pub container_id: String,
+    /// A pipe for standard output (or the terminal's) comes along.
+    pub stdout: bool,
+    /// A pipe for standard error comes along.
+    pub stderr: bool,
+}
+
 /// How to start one further process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecRequest {
@@ -170,6 +193,9 @@ pub struct ExecRequest {
     pub runtime_log: PathBuf,
     /// File with the OCI `process` object.
     pub process_file: PathBuf,
+    /// Where the OCI runtime is to send the terminal, if `process_file` asks for one
+    /// (`--console-socket`); the requester listens there.
+    pub console_socket: Option<PathBuf>,
     /// Milliseconds after which a runtime that does not finish is killed and the exec fails.
     pub timeout_ms: u64,
 }

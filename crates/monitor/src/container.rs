@@ -13,7 +13,9 @@ pub(crate) struct Container {
     pub(crate) started_at: i64,
     pub(crate) oom: OomCounter,
     /// Our end of its standard input, if it has one.
-    pub(crate) _stdin: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
+    /// The controlling side of its terminal, if it has one.
+    pub(crate) terminal: Option<OwnedFd>,
     pub(crate) exit: Option<ExitRecord>,
     /// There was no room for the exit record; it is tried again.
     pub(crate) unwritten: bool,

@@ -6,6 +6,7 @@
 //! `event_loop` waits and dispatches, `runtime_call` runs the OCI runtime, `container` keeps what runs,
 //! `log/` is the second thread, the only one that touches files which can block.
 
+mod attach;
 mod connection;
 mod container;
 mod event_loop;

@@ -7,7 +7,10 @@ use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
 use crate::spawn::Streams;
-use gantry_monitor_api::{ErrorKind, ExecRequest, Process, Reply, Request, StartRequest, Started, VERSION};
+use gantry_monitor_api::{
+    ErrorKind, ExecRequest, Failure, Process, Reply, Request, StartRequest, Started, VERSION,
+};
+use gantry_sys::console::ConsoleSocket;
 use gantry_sys::pidfd;
 use std::fs::File;
 use std::io::pipe;
@@ -40,8 +43,17 @@ pub(crate) struct Pending {
 
 #[derive(Debug)]
 enum Purpose {
-    Start { request: Box<StartRequest>, oom: OomCounter, stdin: Option<OwnedFd>, output: Output },
-    Exec { exec_id: String, killed: bool },
+    Start {
+        request: Box<StartRequest>,
+        oom: OomCounter,
+        stdin: Option<OwnedFd>,
+        output: Output,
+        console: Option<ConsoleSocket>,
+    },
+    Exec {
+        exec_id: String,
+        killed: bool,
+    },
 }
 
 /// Our ends of a container's output. They go to the log thread once the container runs; what the OCI
@@ -97,6 +109,19 @@ impl EventLoop {
                 self.kill_exec(&exec_id);
                 self.say(token, id, Reply::Done);
             }
+            Request::Attach(request) => {
+                let answer = match self.attach(&request, fds) {
+                    Ok(()) => Reply::Done,
+                    Err((kind, message)) => Reply::Failed(Failure { kind, message }),
+                };
+                self.say(token, id, answer);
+            }
+            Request::CloseStdin { container_id } => {
+                if let Some(container) = self.containers.get_mut(&container_id) {
+                    container.stdin = None;
+                }
+                self.say(token, id, Reply::Done);
+            }
             Request::ReopenLog { container_id } => self.reopen(token, id, &container_id),
             Request::Forget { container_id } => {
                 if self.containers.get(&container_id).is_some_and(|c| c.exit.is_none()) {
@@ -132,11 +157,6 @@ impl EventLoop {
             let message = format!("container id {container:?} is not made of letters, digits and \"-_.+\"");
             return Err((ErrorKind::Invalid, message));
         }
-        if request.terminal {
-            let message =
-                "a terminal needs the streaming server, which this version lacks: run it without tty";
-            return Err((ErrorKind::Invalid, message.into()));
-        }
         self.check_room()?;
         self.make_room()?;
         if !self.logs().map_err(|e| (ErrorKind::System, e))?.keeps_up() {
@@ -146,7 +166,8 @@ impl EventLoop {
         let system = |e: std::io::Error| (ErrorKind::System, format!("pipes of container {container}: {e}"));
         let (stdout, stdout_end) = pipe().map_err(system)?;
         let (stderr, stderr_end) = pipe().map_err(system)?;
-        let (stdin_end, stdin) = match request.stdin {
+        // A terminal is standard input, too.
+        let (stdin_end, stdin) = match request.stdin && !request.terminal {
             false => (File::open("/dev/null").map_err(system)?.into(), None),
             true => {
                 let (end, ours) = pipe().map_err(system)?;
@@ -156,14 +177,26 @@ impl EventLoop {
         let streams = Streams { stdin: stdin_end, stdout: stdout_end.into(), stderr: stderr_end.into() };
         let pid_file = request.bundle.join("init.pid");
         let (bundle, pid_path) = (request.bundle.display().to_string(), pid_file.display().to_string());
-        let args = ["run", "--detach", "--bundle", &bundle, "--pid-file", &pid_path, container];
+        let mut args = vec!["run", "--detach", "--bundle", &bundle, "--pid-file", &pid_path];
+        let console = match request.terminal {
+            true => Some(
+                ConsoleSocket::bind(&request.bundle, "console.sock")
+                    .map_err(|e| (ErrorKind::System, format!("terminal of container {container}: {e}")))?,
+            ),
+            false => None,
+        };
+        let console_path = console.as_ref().map(|c| c.short_path().display().to_string());
+        if let Some(path) = &console_path {
+            args.extend(["--console-socket", path]);
+        }
+        args.push(container);
         let oom = OomCounter::new(request.oom_counter.clone());
         let limit = Duration::from_millis(request.timeout_ms);
         let log = request.runtime_log.clone();
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
             .map_err(|why| (ErrorKind::Runtime, why))?;
         let output = Output { stdout: stdout.into(), stderr: stderr.into() };
-        let purpose = Purpose::Start { request: Box::new(request), oom, stdin, output };
+        let purpose = Purpose::Start { request: Box::new(request), oom, stdin, output, console };
         self.pending.insert(call.pid, Pending { call, asker: Some((token, id)), purpose });
         Ok(())
     }
@@ -212,7 +245,12 @@ impl EventLoop {
             .ok_or((ErrorKind::Invalid, "an exec carries stdin, stdout and stderr".to_owned()))?;
         let pid_file = self.pod_dir.join(format!("exec-{}.pid", request.exec_id));
         let (file, pid_path) = (request.process_file.display().to_string(), pid_file.display().to_string());
-        let args = ["exec", "--detach", "--process", &file, "--pid-file", &pid_path, container];
+        let console = request.console_socket.as_ref().map(|path| path.display().to_string());
+        let mut args = vec!["exec", "--detach", "--process", &file, "--pid-file", &pid_path];
+        if let Some(path) = &console {
+            args.extend(["--console-socket", path]);
+        }
+        args.push(container);
         let limit = Duration::from_millis(request.timeout_ms);
         let log = request.runtime_log.clone();
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
@@ -293,21 +331,31 @@ impl EventLoop {
         let process = Process { pid, start_time: pidfd::start_time(pid).unwrap_or(0) };
         let started = Started { process, started_at: call.started_at };
         match purpose {
-            Purpose::Start { request, oom, stdin, output } => {
+            Purpose::Start { request, oom, stdin, output, console } => {
                 let StartRequest { container_id, bundle, log_path, .. } = *request;
+                let (output, terminal) = match sources(output, console.as_ref()) {
+                    Ok(sources) => sources,
+                    Err(why) => {
+                        // Nobody could see or type anything, or the log would miss it.
+                        kill(pid);
+                        self.fail(token, id, ErrorKind::Runtime, why);
+                        return;
+                    }
+                };
                 let container = Container {
                     process,
                     bundle,
                     started_at: call.started_at,
                     oom,
-                    _stdin: stdin,
+                    stdin,
+                    terminal,
                     exit: None,
                     unwritten: false,
                 };
                 self.containers.insert(container_id.clone(), container);
                 self.announce_start_later(&container_id, (token, id), started);
                 if let Ok(logs) = self.logs() {
-                    logs.add(&container_id, output.stdout, Some(output.stderr), log_path);
+                    logs.add(&container_id, output.0, output.1, log_path);
                 }
                 match ended {
                     Some(end) => {
@@ -360,6 +408,17 @@ impl EventLoop {
         }
         Ok((pid, ended))
     }
+}
+
+/// What the log reads of a new container, and its terminal if it has one.
+type Sources = ((OwnedFd, Option<OwnedFd>), Option<OwnedFd>);
+
+fn sources(output: Output, console: Option<&ConsoleSocket>) -> Result<Sources, String> {
+    let Some(console) = console else { return Ok(((output.stdout, Some(output.stderr)), None)) };
+    let failed = |e: &dyn std::fmt::Display| format!("the OCI runtime sent no terminal: {e}");
+    let terminal = console.receive().map_err(|e| failed(&e))?;
+    let copy = terminal.try_clone().map_err(|e| failed(&e))?;
+    Ok(((copy, None), Some(terminal)))
 }
 
 /// Whether `id` may be an argument of the OCI runtime and part of a file name: letters, digits, and of

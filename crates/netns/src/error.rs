@@ -11,7 +11,13 @@ pub enum ErrorKind {
     Exhausted,
     /// A program or kernel feature is missing.
     Missing,
-    /// A system call, netlink message or nft failed.
+    /// There is no network for pods now; there may be one later.
+    NotReady,
+    /// A plugin asked to be called again later (CNI error code 11).
+    TryAgain,
+    /// A plugin did not end in time and was killed.
+    TimedOut,
+    /// A system call, netlink message, nft or a plugin failed.
     Failed,
 }
 
@@ -34,6 +40,14 @@ impl Error {
     /// A call that failed on an object.
     pub(crate) fn failed(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
         Self::new(ErrorKind::Failed, format!("{what}: {why}"))
+    }
+
+    /// A call on a file that failed; a full disk is [`ErrorKind::Exhausted`].
+    pub(crate) fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let full =
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let kind = if full { ErrorKind::Exhausted } else { ErrorKind::Failed };
+        Self::new(kind, format!("{what}: {error}"))
     }
 
     /// For programs.

@@ -1,6 +1,7 @@
 //! What a pod asks of its network, and what it got.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
@@ -14,6 +15,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP; CNI plugins only.
+    Sctp,
 }
 
 impl fmt::Display for Protocol {
@@ -21,6 +24,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -38,6 +42,34 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
+/// Name servers of a pod, as its maker gives them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub options: Vec<String>,
+}
+
+/// Who a pod is; CNI plugins are told, the built-in network does not look at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodDetails {
+    /// Namespace of the cluster.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Unique id in the cluster.
+    pub uid: String,
+    /// Annotations; the bandwidth limits are among them.
+    pub annotations: BTreeMap<String, String>,
+    /// Cgroup that the pod's containers are made under.
+    pub cgroup_parent: String,
+    /// Name servers.
+    pub dns: Option<Dns>,
+}
+
 /// A pod that wants a network.
 #[derive(Debug)]
 pub struct AttachRequest {
@@ -45,18 +77,36 @@ pub struct AttachRequest {
     pub pod_id: String,
     /// The pod's network namespace.
     pub netns: OwnedFd,
+    /// Where that namespace is pinned (see [`Networks::pin`](crate::Networks::pin)).
+    pub netns_path: PathBuf,
     /// Name of the link in the pod.
     pub interface: String,
     /// Host ports.
     pub ports: Vec<PortMapping>,
+    /// Who it is.
+    pub pod: PodDetails,
 }
 
-/// What made an attachment, and has to unmake it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Which kind of network a pod is to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// The built-in bridge.
+    Builtin,
+    /// The CNI configuration that is in effect.
+    Cni,
+}
+
+/// What made an attachment, and has to unmake it, whatever the configuration says by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Backend {
     /// The built-in bridge.
     Builtin,
+    /// A chain of CNI plugins.
+    Cni {
+        /// Name of the CNI network.
+        network: String,
+    },
 }
 
 /// A pod's place on a network.
@@ -66,6 +116,27 @@ pub struct Attachment {
     pub backend: Backend,
     /// Id of the pod.
     pub pod_id: String,
+    /// Name of the link in the pod.
+    pub interface: String,
+    /// Where the pod's network namespace is pinned.
+    pub netns: Option<PathBuf>,
+    /// The pod's addresses, the main one first; none while the attachment is not complete.
+    pub ips: Vec<IpAddr>,
+    /// Hardware address of the pod's link, if it is known.
+    pub mac: Option<String>,
+    /// Host ports.
+    pub ports: Vec<PortMapping>,
+    /// Everything of it is made; otherwise it is being made, or is owed its end.
+    pub complete: bool,
+}
+
+/// A pod's place on the built-in network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltinAttachment {
+    /// Id of the pod.
+    pub pod_id: String,
+    /// Where the pod's network namespace is pinned.
+    pub netns: Option<PathBuf>,
     /// Name of the link in the pod.
     pub interface: String,
     /// The pod's address.
@@ -82,6 +153,21 @@ pub struct Attachment {
     pub bridge: String,
     /// Host ports.
     pub ports: Vec<PortMapping>,
+}
+
+impl BuiltinAttachment {
+    pub(crate) fn general(self, complete: bool) -> Attachment {
+        Attachment {
+            backend: Backend::Builtin,
+            pod_id: self.pod_id,
+            interface: self.interface,
+            netns: self.netns,
+            ips: vec![IpAddr::V4(self.ip)],
+            mac: Some(self.mac),
+            ports: self.ports,
+            complete,
+        }
+    }
 }
 
 /// One finding for `gantry doctor`.
@@ -111,6 +197,8 @@ pub struct Quarantined {
 pub struct RecoverReport {
     /// Pods whose attachment was taken back.
     pub detached: Vec<String>,
+    /// Pods whose attachment is being taken back in the background.
+    pub owed: Vec<String>,
     /// What could not be done and stays owed.
     pub failures: Vec<String>,
 }

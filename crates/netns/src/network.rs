@@ -2,9 +2,10 @@
 
 use crate::bridge::{self, Bridge};
 use crate::link::{self, Netlink};
-use crate::model::{AttachRequest, Attachment, Backend, Check, Quarantined, RecoverReport};
+use crate::model::{AttachRequest, BuiltinAttachment, Check, Quarantined, RecoverReport};
 use crate::nft::{self, Nft};
 use crate::record::{AttachmentRecord, Records};
+use crate::turns::Turns;
 use crate::{Error, ErrorKind, Result, Subnet, sysctl};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -49,7 +50,7 @@ struct Inner {
     /// Shared by who changes his own elements of the rules, exclusive for who writes all of them anew.
     rules: RwLock<()>,
     /// One call at a time per pod.
-    turns: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +75,7 @@ impl BuiltinNetwork {
             state: Mutex::new(state),
             bridge: AsyncMutex::new(None),
             rules: RwLock::new(()),
-            turns: Mutex::default(),
+            turns: Turns::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, damaged))
     }
@@ -83,12 +84,12 @@ impl BuiltinNetwork {
     ///
     /// The same pod again gets the same attachment. On failure nothing is left, or it stays recorded
     /// and [`BuiltinNetwork::detach`] takes it back.
-    pub async fn attach(&self, request: AttachRequest) -> Result<Attachment> {
+    pub async fn attach(&self, request: AttachRequest) -> Result<BuiltinAttachment> {
         check_id(&request.pod_id)?;
         check_interface(&request.interface)?;
         nft::check(&request.ports)?;
         let inner = &self.inner;
-        let turn = inner.turn(&request.pod_id);
+        let turn = inner.turns.of(&request.pod_id);
         let _turn = turn.lock().await;
         if let Some(record) = inner.state().attachments.get(&request.pod_id)
             && record.complete
@@ -118,20 +119,24 @@ impl BuiltinNetwork {
 
     /// Takes a pod's attachment back; succeeds when there is none, also when the pod's namespace is gone.
     pub async fn detach(&self, pod_id: &str) -> Result<()> {
-        let turn = self.inner.turn(pod_id);
+        let turn = self.inner.turns.of(pod_id);
         let _turn = turn.lock().await;
         self.inner.take_back(pod_id).await?;
-        self.inner.forget_turn(pod_id);
+        self.inner.turns.forget(pod_id);
         Ok(())
     }
 
     /// The attachment of a pod.
-    pub fn get(&self, pod_id: &str) -> Option<Attachment> {
+    pub fn get(&self, pod_id: &str) -> Option<BuiltinAttachment> {
         self.inner.state().attachments.get(pod_id).map(|r| r.attachment.clone())
     }
 
+    pub(crate) fn is_complete(&self, pod_id: &str) -> bool {
+        self.inner.state().attachments.get(pod_id).is_some_and(|r| r.complete)
+    }
+
     /// All attachments, by pod.
-    pub fn list(&self) -> Vec<Attachment> {
+    pub fn list(&self) -> Vec<BuiltinAttachment> {
         self.inner.state().attachments.values().map(|r| r.attachment.clone()).collect()
     }
 
@@ -224,19 +229,6 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, pod_id: &str) -> Arc<AsyncMutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.entry(pod_id.to_owned()).or_default().clone()
-    }
-
-    fn forget_turn(&self, pod_id: &str) {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        // Held by this call and the map alone: nobody waits.
-        if turns.get(pod_id).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
-            turns.remove(pod_id);
-        }
-    }
-
     /// The bridge, made if need be. `this` is the same network, for the task that watches its links.
     async fn bridge(&self, this: &Arc<Self>) -> Result<(Bridge, Netlink)> {
         let mut bridge = self.bridge.lock().await;
@@ -260,7 +252,7 @@ impl Inner {
     }
 
     /// Takes an address and the host ports, on disk before anything is made.
-    fn reserve(&self, request: &AttachRequest, bridge: &Bridge) -> Result<Attachment> {
+    fn reserve(&self, request: &AttachRequest, bridge: &Bridge) -> Result<BuiltinAttachment> {
         let mut state = self.state();
         for other in state.attachments.values() {
             for port in &request.ports {
@@ -283,9 +275,9 @@ impl Inner {
             let message = format!("subnet {} has no free address; remove pods", bridge.subnet);
             Error::new(ErrorKind::Exhausted, message)
         })?;
-        let attachment = Attachment {
-            backend: Backend::Builtin,
+        let attachment = BuiltinAttachment {
             pod_id: request.pod_id.clone(),
+            netns: Some(request.netns_path.clone()),
             interface: request.interface.clone(),
             ip,
             prefix_len: bridge.subnet.prefix_len(),
@@ -304,7 +296,7 @@ impl Inner {
 
     async fn make(
         &self,
-        attachment: &Attachment,
+        attachment: &BuiltinAttachment,
         netns: OwnedFd,
         bridge: &Bridge,
         netlink: &Netlink,
@@ -369,7 +361,7 @@ impl Inner {
 }
 
 /// Ids become file names and parts of link names.
-fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.bytes().all(good) {
         let message = format!("pod id {id:.140?} must be 1 to 128 letters, digits, '-', '_' and '.'");
@@ -379,7 +371,7 @@ fn check_id(id: &str) -> Result<()> {
 }
 
 /// IFNAMSIZ is 16, with the NUL.
-fn check_interface(name: &str) -> Result<()> {
+pub(crate) fn check_interface(name: &str) -> Result<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > 15 || name == "lo" || name.starts_with('.') || !name.bytes().all(good)
     {

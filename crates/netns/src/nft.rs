@@ -2,7 +2,7 @@
 //!
 //! Every change is one transaction of the `nft` program, which is run with a time limit.
 
-use crate::model::PortMapping;
+use crate::model::{PortMapping, Protocol};
 use crate::{Error, ErrorKind, Result, Subnet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -176,6 +176,9 @@ pub(crate) fn check(ports: &[PortMapping]) -> Result<()> {
             let message = format!("host port {}/{}: {why}", port.host_port, port.protocol);
             Err(Error::new(ErrorKind::Invalid, message))
         };
+        if port.protocol == Protocol::Sctp {
+            return bad("the built-in network maps TCP and UDP ports only");
+        }
         if port.host_port == 0 || port.container_port == 0 {
             return bad("ports are 1 to 65535");
         }
@@ -192,7 +195,6 @@ pub(crate) fn check(ports: &[PortMapping]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
 
     fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {
         let host_ip = host_ip.map(|ip| ip.parse().unwrap());
@@ -206,6 +208,7 @@ mod tests {
         assert!(!collide(&port(80, None), &PortMapping { protocol: Protocol::Udp, ..port(80, None) }));
         assert!(check(&[port(80, None), port(80, Some("10.0.0.1"))]).is_err());
         assert!(check(&[port(80, Some("::1"))]).is_err() && check(&[port(0, None)]).is_err());
+        assert!(check(&[PortMapping { protocol: Protocol::Sctp, ..port(80, None) }]).is_err());
         check(&[port(80, None), port(81, Some("0.0.0.0"))]).unwrap();
     }
 

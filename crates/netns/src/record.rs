@@ -1,6 +1,6 @@
 //! Records on the run tmpfs, one file per attachment and one for the bridge.
 
-use crate::model::{Attachment, Quarantined};
+use crate::model::{BuiltinAttachment, Quarantined};
 use crate::{Error, Result, Subnet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub(crate) struct BridgeRecord {
 /// An attachment, written before anything of it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AttachmentRecord {
-    pub(crate) attachment: Attachment,
+    pub(crate) attachment: BuiltinAttachment,
     /// Everything of it is made.
     pub(crate) complete: bool,
 }

@@ -2,7 +2,7 @@
 //! host, so that nothing of the machine is touched.
 
 use gantry_netns::{
-    AttachRequest, Attachment, BuiltinConfig, BuiltinNetwork, ErrorKind, PortMapping, Protocol, Subnet,
+    AttachRequest, BuiltinAttachment, BuiltinConfig, BuiltinNetwork, ErrorKind, PortMapping, Protocol, Subnet,
 };
 use gantry_sys::netns::{current, run_inside};
 use nix::sched::{CloneFlags, unshare};
@@ -43,12 +43,19 @@ fn request(pod: &str, netns: &OwnedFd, ports: &[PortMapping]) -> AttachRequest {
     AttachRequest {
         pod_id: pod.into(),
         netns: netns.try_clone().unwrap(),
+        netns_path: "/proc/self/ns/net".into(),
         interface: "eth0".into(),
         ports: ports.to_vec(),
+        pod: gantry_netns::PodDetails::default(),
     }
 }
 
-async fn attach(network: &BuiltinNetwork, pod: &str, netns: &OwnedFd, ports: &[PortMapping]) -> Attachment {
+async fn attach(
+    network: &BuiltinNetwork,
+    pod: &str,
+    netns: &OwnedFd,
+    ports: &[PortMapping],
+) -> BuiltinAttachment {
     network.attach(request(pod, netns, ports)).await.unwrap()
 }
 

@@ -20,9 +20,11 @@ use libcontainer::oci_spec::runtime::{
 use rustix::process::Resource;
 use std::path::{Path, PathBuf};
 
+mod limits;
 mod mounts;
 mod refuse;
 
+pub(crate) use limits::no_swap;
 pub(crate) use refuse::resources as refuse_resources;
 
 /// What this host allows.
@@ -97,6 +99,11 @@ impl Plan {
         linux.set_readonly_paths(None);
         let devices = (host.layout() == Layout::V2)
             .then(|| linux.resources().as_ref().and_then(|r| r.devices().clone()).unwrap_or_default());
+
+        if let Some(mut resources) = linux.resources().clone() {
+            no_swap(&mut resources, host.layout());
+            linux.set_resources(Some(resources));
+        }
 
         let (process, mut payload) = adapt_process(process, seccomp, true, host)?;
         payload.mounts = adapted.fixes;

@@ -171,11 +171,13 @@ pub(crate) fn update(root: &Path, args: &liboci_cli::Update) -> Result<()> {
     if entry.status(Some(&record)) == Status::Stopped {
         return Err(Error::NotRunning(id.into()));
     }
-    let resources = match &args.resources {
+    let mut resources = match &args.resources {
         Some(path) => resources_from(path)?,
         None => resources_of(args)?,
     };
-    adapt::refuse_resources(&resources, Host::detect()?.layout())?;
+    let layout = Host::detect()?.layout();
+    adapt::refuse_resources(&resources, layout)?;
+    adapt::no_swap(&mut resources, layout);
     let failed = |why: String| Error::Container { doing: "update", id: id.into(), why };
     let config = YoukiConfig::load(entry.library_dir()).map_err(|e| failed(e.to_string()))?;
     let manager = create_cgroup_manager(CgroupConfig {

@@ -216,6 +216,8 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u8>> {
 struct Unknown {
     /// Architecture as the kernel's `seccomp_data.arch` has it, and the highest number.
     newest: Vec<(u32, u32)>,
+    /// The profile speaks of x32, whose calls come under x86-64.
+    x32: bool,
 }
 
 /// x32 calls come under the x86-64 architecture, with this bit set in their number.
@@ -232,7 +234,7 @@ impl Unknown {
         let mut archs = vec![ScmpArch::native()];
         archs.extend(profile.architectures().iter().flatten().map(|a| scmp_arch(*a)));
         let mut newest: Vec<(u32, u32)> = Vec::new();
-        for arch in archs {
+        for &arch in &archs {
             // x32 shares its architecture word with x86-64 and gets no new calls.
             let Some(word) = audit_arch(arch) else { continue };
             let number = |name: &String| {
@@ -245,7 +247,7 @@ impl Unknown {
                 newest.push((word, highest));
             }
         }
-        Self { newest }
+        Self { newest, x32: archs.contains(&ScmpArch::X32) }
     }
 
     /// Classic BPF to run in front of libseccomp's program, which starts from nothing.
@@ -268,7 +270,8 @@ impl Unknown {
             emit(LOAD, 0, 0, OFFSET_ARCH);
             emit(EQUAL, 0, 4, *arch);
             emit(LOAD, 0, 0, OFFSET_NUMBER);
-            emit(GREATER_OR_EQUAL, 2, 0, X32_BIT);
+            // Where the profile says nothing of x32, its calls are as unknown as they are to a kernel without.
+            emit(GREATER_OR_EQUAL, if self.x32 { 2 } else { 1 }, 0, X32_BIT);
             emit(GREATER, 0, 1, *newest);
             emit(RETURN, 0, 0, RETURN_ERRNO | ENOSYS);
         }
@@ -396,6 +399,27 @@ mod tests {
         assert_eq!(verdict(&filter, 0x4000_0003, 3, [0; 6]), ALLOW);
         assert_eq!(verdict(&filter, 0x4000_0003, 21, [0; 6]), EPERM);
         assert_eq!(verdict(&filter, 0x4000_0003, 9_999, [0; 6]), RETURN_ENOSYS);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn x32_is_unknown_to_a_profile_that_does_not_name_it() {
+        let filter = Filter::compile(&profile(serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+            "syscalls": [{"names": ["read", "faccessat2"], "action": "SCMP_ACT_ALLOW"}],
+        })))
+        .unwrap();
+        for (name, arch, call, want) in [
+            ("x32 read", X86_64, X32_BIT, RETURN_ENOSYS),
+            ("the last x32 call", X86_64, u32::MAX, RETURN_ENOSYS),
+            ("read", X86_64, number("read"), ALLOW),
+            ("mount", X86_64, number("mount"), EPERM),
+            ("newer", X86_64, number("faccessat2") + 1, RETURN_ENOSYS),
+            ("i386 read", 0x4000_0003, 3, ALLOW),
+        ] {
+            assert_eq!(verdict(&filter, arch, call, [0; 6]), want, "{name}");
+        }
     }
 
     #[test]

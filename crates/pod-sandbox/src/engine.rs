@@ -11,20 +11,11 @@ use crate::spec::HostFacts;
 use crate::{Error, Realm, Result, id};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
-use gantry_netns::BuiltinNetwork;
+use gantry_netns::{NetworkKind, Networks};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-
-/// How pods of a realm get a network.
-#[derive(Debug, Clone)]
-pub enum PodNetwork {
-    /// The built-in bridge.
-    Builtin,
-    /// None; pods that want one are refused with this reason.
-    Missing(String),
-}
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -41,10 +32,10 @@ pub struct EngineConfig {
     pub hierarchies: Hierarchies,
     /// The images.
     pub images: ImageStore,
-    /// The built-in network.
-    pub network: BuiltinNetwork,
+    /// The networks of pods.
+    pub networks: Networks,
     /// Network of the kubelet's pods; local pods use the built-in one.
-    pub cri_network: PodNetwork,
+    pub cri_network: NetworkKind,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -79,8 +70,8 @@ pub(crate) struct Inner {
     pub(crate) handlers: Handlers,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) images: ImageStore,
-    pub(crate) network: BuiltinNetwork,
-    pub(crate) cri_network: PodNetwork,
+    pub(crate) networks: Networks,
+    pub(crate) cri_network: NetworkKind,
     pub(crate) spawner: Spawner,
     pub(crate) host: HostFacts,
     pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
@@ -117,7 +108,7 @@ impl Engine {
             handlers,
             hierarchies: config.hierarchies,
             images: config.images,
-            network: config.network,
+            networks: config.networks,
             cri_network: config.cri_network,
             spawner,
             host,
@@ -139,17 +130,14 @@ impl Engine {
         &self.inner.images
     }
 
-    /// The built-in network.
-    pub fn network(&self) -> &BuiltinNetwork {
-        &self.inner.network
+    /// What `gantry doctor` shows of the networks.
+    pub async fn check_networks(&self) -> Vec<gantry_netns::Check> {
+        self.inner.networks.check(self.inner.cri_network).await
     }
 
     /// Why pods of `realm` cannot have a network; `None` when they can.
     pub fn network_problem(&self, realm: Realm) -> Option<String> {
-        match (realm, &self.inner.cri_network) {
-            (Realm::Cri, PodNetwork::Missing(why)) => Some(why.clone()),
-            _ => None,
-        }
+        self.inner.networks.problem(self.inner.network_kind(realm))
     }
 
     /// Sandbox records that could not be understood: where they are, and why.
@@ -167,7 +155,7 @@ impl Engine {
         if self.pod_count() > 0 {
             return Ok(());
         }
-        self.inner.network.shutdown_if_idle().await.map_err(|e| Error::internal(&e))?;
+        self.inner.networks.shutdown_if_idle().await.map_err(|e| Error::internal(&e))?;
         self.inner.spawner.stop();
         self.inner.hierarchies.remove_if_empty(crate::spawner::MONITORS_CGROUP)?;
         for realm in [Realm::Cri, Realm::Local] {
@@ -233,6 +221,14 @@ impl Inner {
     /// Every container of a sandbox, also those being made.
     pub(crate) fn containers_of(&self, pod_id: &str) -> Vec<Arc<Container>> {
         lock(&self.state).containers.values().filter(|c| c.pod.id == pod_id).cloned().collect()
+    }
+
+    /// Which network pods of `realm` get.
+    pub(crate) fn network_kind(&self, realm: Realm) -> NetworkKind {
+        match realm {
+            Realm::Cri => self.cri_network,
+            Realm::Local => NetworkKind::Builtin,
+        }
     }
 
     pub(crate) fn pods_dir(&self) -> PathBuf {

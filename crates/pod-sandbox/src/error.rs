@@ -117,6 +117,8 @@ impl From<gantry_netns::Error> for Error {
             ErrorKind::PortInUse => Kind::FailedPrecondition,
             ErrorKind::Exhausted => Kind::ResourceExhausted,
             ErrorKind::Missing => Kind::FailedPrecondition,
+            ErrorKind::NotReady | ErrorKind::TryAgain => Kind::Unavailable,
+            ErrorKind::TimedOut => Kind::DeadlineExceeded,
             ErrorKind::Failed => Kind::Internal,
         };
         Self::new(kind, chain(&error))

@@ -1,14 +1,17 @@
 //! ExecSync: run a command in a container and return what it wrote.
 
+use crate::container::Container;
 use crate::engine::{Engine, Inner};
 use crate::error::{Kind, io_error};
 use crate::flight::detached;
+use crate::monitor::Monitor;
 use crate::pod::Pod;
 use crate::record::ContainerState;
 use crate::{Error, Realm, Result, spec};
 use gantry_monitor_api::{ExecRequest, Reply, Request};
+use gantry_sys::console::ConsoleSocket;
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,10 +71,55 @@ impl Engine {
 
 async fn run(
     inner: &Arc<Inner>,
-    container: &Arc<crate::container::Container>,
+    container: &Arc<Container>,
     command: &[String],
     limit: Option<Duration>,
 ) -> Result<ExecOutput> {
+    let pipe = || std::io::pipe().map_err(|e| Error::internal(&e).context("make a pipe"));
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    let null = Path::new("/dev/null");
+    let stdin = File::open(null).map_err(io_error("open", null))?;
+    let (stdout, stderr) = (receiver(stdout.into())?, receiver(stderr.into())?);
+    let fds = [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
+    let (running, _) = launch(inner, container, command, fds, false).await?;
+    // Ours are the last copies outside the command: with them gone its end of file is seen.
+    drop((stdout_end, stderr_end, stdin));
+    let Running { monitor, exec_id, exited, expected: _expected } = running;
+    let session = collect(stdout, stderr, exited);
+    let Some(limit) = limit else { return session.await };
+    match tokio::time::timeout(limit, session).await {
+        Ok(output) => output,
+        Err(_) => {
+            monitor.order(Request::KillExec { exec_id }).await?;
+            tracing::info!(container = %container.id, seconds = limit.as_secs(), "exec timed out and was killed");
+            Ok(ExecOutput {
+                exit_code: TIMED_OUT,
+                stderr: b"command timed out".to_vec(),
+                ..Default::default()
+            })
+        }
+    }
+}
+
+/// A command that runs in a container.
+pub(crate) struct Running {
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) exec_id: String,
+    /// Its exit code; an error when the monitor went away.
+    pub(crate) exited: oneshot::Receiver<i32>,
+    /// Forgotten when nobody waits any more.
+    pub(crate) expected: Expectation,
+}
+
+/// Starts `command` with `fds` as its standard streams, or on a terminal, which is returned then.
+pub(crate) async fn launch(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    command: &[String],
+    fds: [BorrowedFd<'_>; 3],
+    terminal: bool,
+) -> Result<(Running, Option<OwnedFd>)> {
     let pod = &container.pod;
     let state = container.record().state;
     let monitor = match pod.monitor() {
@@ -81,46 +129,35 @@ async fn run(
     let handler = inner.handlers.get(&pod.record().handler)?;
     let exec_id = crate::id::new_id()?[..16].to_owned();
     let files = ExecFiles::new(pod, &exec_id);
-    write_process(&container.dir, &files.process, command)?;
-
-    let pipe = || std::io::pipe().map_err(|e| Error::internal(&e).context("make a pipe"));
-    let (stdout, stdout_end) = pipe()?;
-    let (stderr, stderr_end) = pipe()?;
-    let null = Path::new("/dev/null");
-    let stdin = File::open(null).map_err(io_error("open", null))?;
-    let (stdout, stderr) = (receiver(stdout.into())?, receiver(stderr.into())?);
-
+    write_process(&container.dir, &files.process, command, terminal)?;
+    let console = match terminal {
+        true => Some(ConsoleSocket::bind(&pod.dir, &format!("exec-{exec_id}.sock"))?),
+        false => None,
+    };
     let exited = pod.expect_exec(&exec_id);
-    let _forget = Expectation { pod, id: &exec_id };
+    let expected = Expectation { pod: pod.clone(), id: exec_id.clone() };
     let request = Request::Exec(ExecRequest {
         exec_id: exec_id.clone(),
         container_id: container.id.clone(),
         runtime: handler.command(&pod.runtime_root(), &files.log),
         runtime_log: files.log.clone(),
         process_file: files.process.clone(),
+        console_socket: console.as_ref().map(ConsoleSocket::short_path),
         timeout_ms: SPAWN_LIMIT.as_millis() as u64,
     });
-    let fds = [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
     match monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10)).await? {
         Reply::Started(_) => {}
         other => return Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to an exec"))),
     }
-    // Ours are the last copies outside the command: with them gone its end of file is seen.
-    drop((stdout_end, stderr_end, stdin));
-    let session = collect(stdout, stderr, exited);
-    let Some(limit) = limit else { return session.await };
-    match tokio::time::timeout(limit, session).await {
-        Ok(output) => output,
-        Err(_) => {
-            monitor.order(Request::KillExec { exec_id: exec_id.clone() }).await?;
-            tracing::info!(container = %container.id, seconds = limit.as_secs(), "exec timed out and was killed");
-            Ok(ExecOutput {
-                exit_code: TIMED_OUT,
-                stderr: b"command timed out".to_vec(),
-                ..Default::default()
-            })
+    let terminal = match console.map(|console| console.receive()).transpose() {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            // Nobody can see what it does or type to it.
+            monitor.order(Request::KillExec { exec_id }).await?;
+            return Err(Error::from(error).context("the OCI runtime sent no terminal"));
         }
-    }
+    };
+    Ok((Running { monitor, exec_id, exited, expected }, terminal))
 }
 
 /// Reads both streams until the command has ended and they are empty. What the command left running
@@ -177,13 +214,13 @@ fn receiver(end: OwnedFd) -> Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(end).map_err(|e| Error::internal(&e).context("watch a pipe"))
 }
 
-/// The command as an OCI process: the container's own, with other arguments and no terminal.
-fn write_process(bundle: &Path, file: &Path, command: &[String]) -> Result<()> {
+/// The command as an OCI process: the container's own, with other arguments.
+fn write_process(bundle: &Path, file: &Path, command: &[String], terminal: bool) -> Result<()> {
     let config: serde_json::Value = crate::record::read_json(&bundle.join("config.json"))?;
     let process = config
         .get("process")
         .ok_or_else(|| Error::new(Kind::Internal, "the container's bundle has no process"))?;
-    crate::record::write_json(file, &spec::exec_process(process, command, false))
+    crate::record::write_json(file, &spec::exec_process(process, command, terminal))
 }
 
 /// Files of one session, in the pod's directory; gone with the value.
@@ -209,14 +246,14 @@ impl Drop for ExecFiles {
 }
 
 /// A session whose end is waited for; forgotten with the value.
-struct Expectation<'a> {
-    pod: &'a Pod,
-    id: &'a str,
+pub(crate) struct Expectation {
+    pod: Arc<Pod>,
+    id: String,
 }
 
-impl Drop for Expectation<'_> {
+impl Drop for Expectation {
     fn drop(&mut self) {
-        self.pod.forget_exec(self.id);
+        self.pod.forget_exec(&self.id);
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn facts(hierarchies: &Hierarchies) -> HostFacts {
             .is_ok_and(|text| text.starts_with('Y')),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         hugetlb: hugetlb(hierarchies),
+        x32: x32(&status),
         devices: devices(Path::new("/dev")),
     }
 }
@@ -48,6 +49,14 @@ fn hugetlb(hierarchies: &Hierarchies) -> bool {
             .is_ok_and(|all| all.split_whitespace().any(|c| c == "hugetlb")),
         (Layout::V2, None) => false,
     }
+}
+
+/// Whether the kernel has x32 calls; one that cannot be asked without risk counts as having them.
+///
+/// A filter on the daemon itself may kill whoever tries one.
+fn x32(status: &str) -> bool {
+    let free = status.lines().any(|l| l.split_whitespace().eq(["Seccomp:", "0"]));
+    !free || gantry_sys::seccomp::has_x32_calls()
 }
 
 /// Names of the capabilities in the bounding set (`CapBnd` of proc(5)'s status).
@@ -105,6 +114,11 @@ fn devices(root: &Path) -> Vec<HostDevice> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn x32_is_not_tried_below_a_filter() {
+        assert!(x32("Seccomp:\t2\n") && x32(""));
+    }
 
     #[test]
     fn the_bounding_set_is_read() {

@@ -23,6 +23,8 @@ pub(crate) enum Undo {
     StopMonitor,
     /// Give back the pod's network attachment.
     DetachNetwork,
+    /// Remove the pin of the pod's network namespace.
+    UnpinNetwork(PathBuf),
     /// Detach what is mounted on a path.
     Unmount(PathBuf),
     /// Kill what runs in a cgroup and remove it.

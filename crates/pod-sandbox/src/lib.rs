@@ -26,13 +26,15 @@ mod set_aside;
 mod spawner;
 pub mod spec;
 mod stats;
+mod streaming;
 mod undo;
 mod view;
 
-pub use engine::{Engine, EngineConfig, PodNetwork};
+pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
+pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

@@ -1,5 +1,6 @@
 //! A sandbox in memory, and the operations on it.
 
+mod network;
 mod remove;
 mod run;
 mod stop;

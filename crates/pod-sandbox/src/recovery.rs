@@ -98,11 +98,13 @@ impl Inner {
     async fn recover_network_and_snapshots(self: &Arc<Self>, alive: &[String]) {
         let (mut pods, mut containers): (HashSet<String>, HashSet<String>) = {
             let state = lock(&self.state);
-            (state.pods.keys().cloned().collect(), state.containers.keys().cloned().collect())
+            let ready = state.pods.values().filter(|p| p.is_ready()).map(|p| p.id.clone());
+            (ready.collect(), state.containers.keys().cloned().collect())
         };
         pods.extend(alive.iter().cloned());
         containers.extend(alive.iter().cloned());
-        self.network.recover(&pods).await;
+        // A pod that is not ready never will be: what it holds is given back now, not when it is removed.
+        self.networks.recover(&pods).await;
         for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(id)) {
             let images = self.images.clone();
             let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));

@@ -52,7 +52,11 @@ impl Inner {
         match step.clone() {
             Undo::RemoveDir(dir) => blocking(move || remove_tree(&dir)).await,
             Undo::StopMonitor => self.stop_monitor(pod).await,
-            Undo::DetachNetwork => self.network.detach(&pod.id).await.map_err(Error::from),
+            Undo::DetachNetwork => self.networks.detach(&pod.id).await.map_err(Error::from),
+            Undo::UnpinNetwork(path) => {
+                let (networks, id) = (self.networks.clone(), pod.id.clone());
+                blocking(move || Ok(networks.unpin(&id, &path)?)).await
+            }
             Undo::Unmount(path) => blocking(move || Ok(mount::detach(&path)?)).await,
             Undo::RemoveCgroup(path) => {
                 let cgroup = self.cgroup(&path)?;

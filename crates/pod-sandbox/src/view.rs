@@ -72,7 +72,7 @@ impl Engine {
 
     fn pod_info(&self, pod: &Pod) -> serde_json::Value {
         let record = pod.record().clone();
-        let attachment = self.inner.network.get(&pod.id).and_then(|a| serde_json::to_value(a).ok());
+        let attachment = self.inner.networks.get(&pod.id).and_then(|a| serde_json::to_value(a).ok());
         json!({
             "realm": record.realm,
             "runtimeHandler": record.handler,

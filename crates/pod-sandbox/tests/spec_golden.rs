@@ -100,6 +100,7 @@ fn plain() -> Case {
             apparmor: false,
             selinux: false,
             hugetlb: false,
+            x32: true,
             devices: vec![
                 device("/dev/fuse", 'c', 10, 229),
                 device("/dev/snd/controlC0", 'c', 116, 0),

@@ -5,6 +5,7 @@
 //! call and its arguments ([`Error`]), so that an operator sees what failed without strace.
 
 pub mod bpf;
+pub mod console;
 mod error;
 pub mod fork;
 pub mod heap;

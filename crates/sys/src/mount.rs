@@ -22,6 +22,12 @@ pub fn bind_recursive(source: &Path, target: &Path) -> Result<()> {
         .map_err(|e| Error::new("mount", format!("bind {} on {}", source.display(), target.display()), e))
 }
 
+/// Binds `source` alone on `target`; both are files or both are directories.
+pub fn bind(source: &Path, target: &Path) -> Result<()> {
+    rustix::mount::mount_bind(source, target)
+        .map_err(|e| Error::new("mount", format!("bind {} on {}", source.display(), target.display()), e))
+}
+
 /// Sets how mount events travel to and from `target` (mount_namespaces(7)).
 pub fn set_propagation(target: &Path, how: MountPropagationFlags) -> Result<()> {
     rustix::mount::mount_change(target, how)

@@ -48,9 +48,29 @@ pub fn load_filter(program: &[u8], flags: u32) -> Result<()> {
     }
 }
 
+/// Whether the kernel answers x32 calls (`CONFIG_X86_X32_ABI`, and not switched off at boot).
+///
+/// Must not be called below a filter that may kill for it.
+pub fn has_x32_calls() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const X32_BIT: libc::c_long = 0x4000_0000;
+        // SAFETY: getpid(2) takes no arguments and changes nothing; without x32 the kernel answers ENOSYS.
+        let answer = unsafe { libc::syscall(X32_BIT | libc::SYS_getpid) };
+        answer != -1
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn asking_for_x32_harms_nothing() {
+        assert_eq!(has_x32_calls(), has_x32_calls());
+    }
 
     #[test]
     fn what_is_no_program_is_refused() {

@@ -20,11 +20,7 @@ impl Watched {
     ///
     /// Outside a tokio runtime.
     pub fn new(fd: OwnedFd, interest: Interest) -> Result<Self> {
-        // SAFETY: the descriptor is owned by the value that is registered and never replaced; it stays
-        // open and the same until the registration is dropped with it.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, interest) }
-            .map_err(|e| Error::from_io("epoll_ctl", "", &std::io::Error::from(e)))?;
-        Ok(Self { fd })
+        Ok(Self { fd: register(fd, interest)? })
     }
 
     /// Waits until the descriptor is readable, without reading.
@@ -45,6 +41,19 @@ impl Watched {
         };
         self.fd.async_io(interest, once).await.map_err(|e| Error::from_io("epoll_wait", "", &e))?
     }
+}
+
+/// Registers `fd`, which must be in non-blocking mode, with the tokio reactor of the calling task: for
+/// callers that poll.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value that is registered and never replaced; it stays open and
+    // the same until the registration is dropped with it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }
+        .map_err(|e| Error::from_io("epoll_ctl", "", &std::io::Error::from(e)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Layer of each product crate, by the name of its folder.
-const LAYERS: [(&str, u8); 15] = [
+const LAYERS: [(&str, u8); 16] = [
     ("sys", 0),
     ("cri-api", 0),
     ("cgroup", 1),
@@ -12,17 +12,18 @@ const LAYERS: [(&str, u8); 15] = [
     ("image-store", 2),
     ("monitor", 2),
     ("oci-runtime", 2),
+    ("streaming", 2),
     ("pod-sandbox", 3),
-    ("streaming", 3),
     ("compose", 3),
     ("cri-server", 4),
     ("gantry", 5),
+    ("bench", 5),
     ("testkit", 6),
     ("xtask", 6),
 ];
 
 /// Programs that are run, never linked.
-const PROGRAMS: [&str; 2] = ["monitor", "oci-runtime"];
+const PROGRAMS: [&str; 3] = ["monitor", "oci-runtime", "bench"];
 
 /// Crates that only tests may use.
 const TEST_ONLY: [&str; 3] = ["testkit", "xtask", "e2e"];

@@ -82,14 +82,23 @@ options! {
     listen, "listen": SocketAddress = "\"unix://{run_dir}/gantry.sock\"";
     /// Socket of the CRI and the local API, for the gantry command line.
     local_listen, "local-listen": SocketAddress = "\"unix://{run_dir}/local.sock\"";
-    /// Address of the streaming server. It is checked and kept; the server itself is still to come.
+    /// Where exec, attach and port-forward are served. It stands in their URLs, so it cannot be 0.0.0.0.
     stream_address, "stream-address": SocketAddr = "\"127.0.0.1:0\"";
+    /// What becomes of an exec'd command whose client goes away: it is killed, or left to see the end of its
+    /// input.
+    exec_on_disconnect, "exec-on-disconnect": ExecOnDisconnect = "\"kill\"";
     /// Network of the kubelet's pods: CNI plugins, or the built-in bridge for tests and single nodes.
     cri_network, "cri-network": CriNetwork = "\"cni\"";
     /// Directory of CNI configurations.
     cni_conf_dir, "cni-conf-dir": PathBuf = "\"/etc/cni/net.d\"";
     /// Directories of CNI plugins, searched in this order.
     cni_bin_dir, "cni-bin-dir": Vec<PathBuf> = "[\"/opt/cni/bin\"]";
+    /// Seconds that one call of one CNI plugin may take.
+    cni_timeout, "cni-timeout": Number<1, 3600> = "60";
+    /// Whether GC of CNI plugins is called after a restart, for networks that Gantry alone uses.
+    cni_gc, "cni-gc": bool = "false";
+    /// Where network namespaces of pods are pinned, for agents that look for them by name.
+    netns_dir, "netns-dir": PathBuf = "\"/run/netns\"";
     /// Who manages control groups. systemd is refused on a host without it.
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
@@ -117,6 +126,25 @@ choices! {
         Cni = "cni",
         /// The built-in bridge, for tests and single nodes.
         Builtin = "builtin",
+    }
+}
+
+choices! {
+    /// What becomes of an exec'd command whose client goes away.
+    ExecOnDisconnect {
+        /// It is killed with what it started.
+        Kill = "kill",
+        /// It sees the end of its input, and goes on if it can.
+        Leave = "leave",
+    }
+}
+
+impl From<ExecOnDisconnect> for gantry_pod_sandbox::OnDisconnect {
+    fn from(asked: ExecOnDisconnect) -> Self {
+        match asked {
+            ExecOnDisconnect::Kill => Self::Kill,
+            ExecOnDisconnect::Leave => Self::Leave,
+        }
     }
 }
 
@@ -159,6 +187,15 @@ impl Config {
                 "local_listen",
                 "is the same socket as listen; the two serve different realms".into(),
             ));
+        }
+        if self.stream_address.ip().is_unspecified() {
+            let reason = "is every address; name the one that clients connect to";
+            found.push(("stream_address", reason.into()));
+        }
+        // CNI_PATH separates directories by colons.
+        let has_colon = |d: &PathBuf| d.as_os_str().as_encoded_bytes().contains(&b':');
+        if self.cni_bin_dir.is_empty() || self.cni_bin_dir.iter().any(has_colon) {
+            found.push(("cni_bin_dir", "must name at least one directory, each without ':'".into()));
         }
         if self.cgroup_driver == CgroupDriver::Systemd && !Path::new("/run/systemd/system").is_dir() {
             let reason = "this host does not run systemd (/run/systemd/system is missing); use cgroupfs";

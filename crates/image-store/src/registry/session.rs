@@ -1,7 +1,7 @@
 //! One registry endpoint during one pull: manifests, blobs, permission.
 
 use super::auth::{Authorization, authorize, error_text, read_limited};
-use super::transport::{Scheme, Transports, USER_AGENT, chain, install_crypto, is_loopback};
+use super::transport::{Scheme, Transports, USER_AGENT, chain, check_roots, is_loopback};
 use crate::content::document::{ACCEPT, Blob};
 use crate::content::pipe::{Chunk, Sender};
 use crate::digest::Digest;
@@ -348,7 +348,7 @@ impl Session {
         if let Some(client) = &*self.blobs.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(client.clone());
         }
-        install_crypto();
+        check_roots().map_err(|reason| self.unavailable(reason))?;
         let plain = self.scheme == Scheme::Http;
         let proxied = !is_loopback(&self.endpoint.host);
         // A proxy for nobody switches off the proxies of the environment; the star stands for names only.

@@ -3,7 +3,7 @@
 use crate::{Error, Limits, Result};
 use reqwest::redirect::{Attempt, Policy};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Redirects that one request follows.
 const MAX_REDIRECTS: usize = 10;
@@ -87,13 +87,32 @@ impl Transports {
 }
 
 /// Chooses the one TLS implementation of the process; a choice made before stays.
-pub(crate) fn install_crypto() {
+fn install_crypto() {
     let provider: Arc<rustls::crypto::CryptoProvider> = match rustls::crypto::CryptoProvider::get_default() {
         Some(_) => return,
         None => Arc::new(rustls::crypto::ring::default_provider()),
     };
     // Another thread may have been faster; then its choice holds.
     let _ = Arc::unwrap_or_clone(provider).install_default();
+}
+
+/// Whether this host has root certificates. oci-client makes a client with defaults beside the one that is asked
+/// for, also where no certificate is verified, and panics when that fails: ask before.
+///
+/// # Errors
+///
+/// The reason, and what to do, in words.
+pub(crate) fn check_roots() -> std::result::Result<(), String> {
+    static FOUND: OnceLock<()> = OnceLock::new();
+    if FOUND.get().is_none() {
+        install_crypto();
+        reqwest::Client::builder()
+            .build()
+            .map_err(|e| format!("cannot set up TLS: {}; install ca-certificates", chain(&e)))?;
+        // Somebody else may have found them at the same time.
+        let _found = FOUND.set(());
+    }
+    Ok(())
 }
 
 /// Follows redirects, but never from TLS to plain text.

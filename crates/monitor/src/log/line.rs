@@ -7,7 +7,7 @@ pub(super) const MAX_PIECE: usize = 16 << 10;
 
 /// Which of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }

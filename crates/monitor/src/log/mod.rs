@@ -5,6 +5,8 @@
 
 mod line;
 mod sink;
+mod tap;
 mod thread;
 
+pub(crate) use line::Stream;
 pub(crate) use thread::{LogThread, Report};

@@ -2,6 +2,7 @@
 
 use super::line::{Splitter, Stream};
 use super::sink::{Loss, PACE, Sink};
+use super::tap::Taps;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -43,6 +44,11 @@ enum Order {
         id: String,
         outputs: Vec<(OwnedFd, Stream)>,
         path: Option<PathBuf>,
+    },
+    /// Copy a container's output from now on.
+    Tap {
+        id: String,
+        taps: Vec<(OwnedFd, Stream)>,
     },
     Reopen {
         id: String,
@@ -104,6 +110,7 @@ impl LogThread {
             outbox,
             logs: BTreeMap::new(),
             streams: BTreeMap::new(),
+            taps: Taps::default(),
             next: 0,
             lines: Vec::new(),
         };
@@ -119,6 +126,10 @@ impl LogThread {
         let mut outputs = vec![(stdout, Stream::Stdout)];
         outputs.extend(stderr.map(|fd| (fd, Stream::Stderr)));
         self.order(Order::Add { id: id.to_owned(), outputs, path });
+    }
+
+    pub(crate) fn tap(&self, id: &str, taps: Vec<(OwnedFd, Stream)>) {
+        self.order(Order::Tap { id: id.to_owned(), taps });
     }
 
     pub(crate) fn reopen(&self, id: &str, ticket: u64) {
@@ -175,6 +186,7 @@ fn clear(event: BorrowedFd<'_>) {
 struct Source {
     id: String,
     fd: OwnedFd,
+    stream: Stream,
     lines: Splitter,
 }
 
@@ -187,6 +199,7 @@ struct Worker {
     outbox: SyncSender<Report>,
     logs: BTreeMap<String, Option<Sink>>,
     streams: BTreeMap<u64, Source>,
+    taps: Taps,
     next: u64,
     /// Lines on their way from a stream to its log; kept for its memory.
     lines: Vec<u8>,
@@ -275,6 +288,7 @@ impl Worker {
                 for token in tokens {
                     self.read(token, buffer, MAX_PIPE);
                 }
+                self.taps.end(&id, None);
                 if let Some(Some(sink)) = self.logs.get_mut(&id) {
                     sink.flush();
                     if let Some(loss) = sink.loss(true) {
@@ -283,7 +297,16 @@ impl Worker {
                 }
                 self.report(Report::Drained { id });
             }
+            Order::Tap { id, taps } => {
+                for (fd, stream) in taps {
+                    // A stream that has ended says so at once: the pipe is closed.
+                    if self.streams.values().any(|s| s.stream == stream && s.id == id) {
+                        self.taps.add(&id, stream, fd);
+                    }
+                }
+            }
             Order::Remove { id } => {
+                self.taps.end(&id, None);
                 self.streams.retain(|_, s| s.id != id);
                 if let Some(loss) = self.logs.remove(&id).flatten().and_then(Sink::close) {
                     self.report_loss(id, loss);
@@ -299,7 +322,8 @@ impl Worker {
             .and_then(|()| epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN));
         match watched {
             Ok(()) => {
-                self.streams.insert(token, Source { id: id.to_owned(), fd, lines: Splitter::new(stream) });
+                let source = Source { id: id.to_owned(), fd, stream, lines: Splitter::new(stream) };
+                self.streams.insert(token, source);
             }
             Err(e) => crate::note(format_args!("output of {id} cannot be watched: {e}")),
         }
@@ -326,6 +350,7 @@ impl Worker {
             match rustix::io::read(&source.fd, &mut *buffer) {
                 Ok(n) if n > 0 => {
                     left = left.saturating_sub(n);
+                    self.taps.copy(&source.id, source.stream, &buffer[..n]);
                     let mut count = 0;
                     for slice in buffer[..n].chunks(SLICE) {
                         count += source.lines.take(slice, lines);
@@ -347,7 +372,9 @@ impl Worker {
         };
         if ended {
             // Closing the descriptor takes it out of the epoll set.
-            self.streams.remove(&token);
+            if let Some(source) = self.streams.remove(&token) {
+                self.taps.end(&source.id, Some(source.stream));
+            }
         }
     }
 

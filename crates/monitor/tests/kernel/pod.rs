@@ -281,6 +281,7 @@ impl Pod {
             runtime: self.runtime(),
             runtime_log: self.dir.join("runc.log"),
             process_file,
+            console_socket: None,
             timeout_ms: 60_000,
         }
     }

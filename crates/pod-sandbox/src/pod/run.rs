@@ -1,7 +1,8 @@
 //! RunPodSandbox.
 
-use super::{INTERFACE, Pod, PodNamespaces, namespace_path, user_namespace};
-use crate::engine::{Engine, Inner, PodKey, PodNetwork, realm_cgroup};
+use super::network::attach;
+use super::{Pod, PodNamespaces, user_namespace};
+use crate::engine::{Engine, Inner, PodKey, realm_cgroup};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
 use crate::journal::{Journal, Undo};
@@ -11,13 +12,10 @@ use crate::record::{self, PodRecord, PodState};
 use crate::{Error, Realm, Result};
 use gantry_cri_api::v1;
 use gantry_monitor_api::{IdMap, Namespaces, Setup, UserNamespace, VERSION};
-use gantry_netns::{AttachRequest, PortMapping, Protocol};
 use gantry_sys::mount;
 use prost::Message as _;
 use rustix::mount::MountFlags;
 use std::io::Read as _;
-use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -260,48 +258,6 @@ fn make_dirs(inner: &Inner, pod: &Pod, record: &PodRecord, root: PodRoot) -> Res
     std::fs::create_dir_all(&record.log_directory).map_err(io_error("create", &record.log_directory))
 }
 
-async fn attach(inner: &Inner, pod: &Pod, record: &PodRecord, pause: i32) -> Result<Vec<String>> {
-    if let (Realm::Cri, PodNetwork::Missing(why)) = (pod.realm, &inner.cri_network) {
-        let message = format!("the pod network is not ready: {why}");
-        return Err(Error::new(Kind::Unavailable, message));
-    }
-    let path = namespace_path(pause, "net");
-    let netns: OwnedFd = std::fs::File::open(&path).map_err(io_error("open", &path))?.into();
-    let ports = port_mappings(&record.config)?;
-    pod.promise(Undo::DetachNetwork)?;
-    let request = AttachRequest { pod_id: pod.id.clone(), netns, interface: INTERFACE.into(), ports };
-    let attachment =
-        inner.network.attach(request).await.map_err(|e| Error::from(e).context("attach to the network"))?;
-    Ok(vec![attachment.ip.to_string()])
-}
-
-fn port_mappings(config: &v1::PodSandboxConfig) -> Result<Vec<PortMapping>> {
-    let mut ports = Vec::new();
-    for port in config.port_mappings.iter().filter(|p| p.host_port != 0) {
-        let bad = |what: &str| {
-            let message = format!("port mapping {}:{}: {what}", port.host_port, port.container_port);
-            Error::new(Kind::InvalidArgument, message)
-        };
-        let number = |value: i32| u16::try_from(value).ok().filter(|n| *n > 0);
-        let protocol = match v1::Protocol::try_from(port.protocol) {
-            Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-            Ok(v1::Protocol::Udp) => Protocol::Udp,
-            _ => return Err(bad("the built-in network maps TCP and UDP ports only")),
-        };
-        let host_ip = match port.host_ip.as_str() {
-            "" => None,
-            ip => Some(ip.parse::<IpAddr>().map_err(|_| bad("the host address is not an IP address"))?),
-        };
-        ports.push(PortMapping {
-            protocol,
-            container_port: number(port.container_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
-            host_port: number(port.host_port).ok_or_else(|| bad("ports are 1 to 65535"))?,
-            host_ip,
-        });
-    }
-    Ok(ports)
-}
-
 fn hostname(record: &PodRecord, namespaces: &PodNamespaces) -> String {
     if namespaces.host_network {
         let uname = rustix::system::uname();
@@ -457,22 +413,6 @@ mod tests {
             let error = check(Realm::Cri, &config).unwrap_err();
             assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.to_string().contains(word), "{word}: {error}");
-        }
-    }
-
-    #[test]
-    fn host_ports_are_checked() {
-        let port = |protocol, host_port, container_port, ip: &str| v1::PortMapping {
-            protocol,
-            container_port,
-            host_port,
-            host_ip: ip.into(),
-        };
-        let map = |p| port_mappings(&v1::PodSandboxConfig { port_mappings: vec![p], ..config() });
-        assert!(map(port(0, 0, 80, "")).unwrap().is_empty(), "no host port, nothing to map");
-        assert_eq!(map(port(1, 53, 5353, "127.0.0.1")).unwrap()[0].host_port, 53);
-        for bad in [port(2, 80, 80, ""), port(0, 70000, 80, ""), port(0, 80, -1, ""), port(0, 80, 80, "x")] {
-            assert_eq!(map(bad).unwrap_err().kind(), Kind::InvalidArgument);
         }
     }
 }

@@ -43,7 +43,11 @@ impl Inner {
                 .await
                 .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
-        self.undo_pod(pod, keep_for_removal).await?;
+        let undone = self.undo_pod(pod, keep_for_removal).await;
+        if pod.owed().contains(&Undo::StopMonitor) {
+            return undone;
+        }
+        // Without its monitor nothing of it runs, whatever could not be given back yet.
         for container in self.containers_of(&pod.id) {
             // Nobody starts it any more; what the runtime had made of it so far goes, too.
             if container.record().state == ContainerState::Starting {
@@ -59,7 +63,7 @@ impl Inner {
             }
             tracing::info!(pod = %pod.id, "sandbox is stopped");
         }
-        Ok(())
+        undone
     }
 
     /// Something happened in a pod. Called on the monitor's reader; only starts work, never waits.

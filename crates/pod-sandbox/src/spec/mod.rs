@@ -122,6 +122,8 @@ pub struct HostFacts {
     pub selinux: bool,
     /// Whether there is a hugetlb controller that the OCI runtimes can use.
     pub hugetlb: bool,
+    /// Whether the kernel has x32 calls (x86-64 only), which a filter must then speak of.
+    pub x32: bool,
     /// Device nodes below `/dev`, for privileged containers.
     pub devices: Vec<HostDevice>,
 }

@@ -1,0 +1,61 @@
+//! What the tests of the virtual machine share: one stage, one daemon that has the image.
+
+use gantry_e2e::{BUSYBOX, Crictl, Daemon, Stage};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// One stage with one daemon, which has the image.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    pub(crate) stage: Stage,
+    pub(crate) daemon: Daemon,
+    pub(crate) crictl: Crictl,
+}
+
+impl Bed {
+    /// Starts the daemon and pulls the image.
+    pub(crate) fn make() -> Self {
+        let stage = Stage::new();
+        let daemon = stage.daemon("d").builtin_network().start();
+        let crictl = daemon.crictl();
+        crictl.ok(&["pull", BUSYBOX]);
+        Self { stage, daemon, crictl }
+    }
+
+    /// Ends both, and compares the machine with what it was.
+    pub(crate) fn end(self) {
+        self.daemon.end();
+        self.stage.end();
+    }
+
+    /// What the daemon has logged after its first `start` bytes.
+    pub(crate) fn log_from(&self, start: usize) -> String {
+        self.daemon.log().get(start..).unwrap_or_default().to_owned()
+    }
+
+    /// Starts a container that runs `script`, in a new pod called `p`.
+    pub(crate) fn start(&self, handler: &str, script: &str, pod_over: Value, over: Value) -> String {
+        let pod = self.stage.pod("p", pod_over);
+        let pod_id = self.crictl.runp(handler, &pod);
+        self.crictl.start(&pod_id, &self.stage.container("c", script, over), &pod)
+    }
+
+    /// Starts a container that waits for ever, in a new pod called `p`.
+    pub(crate) fn sleeper(&self, handler: &str, over: Value) -> String {
+        self.start(handler, "exec sleep 100000", json!({}), over)
+    }
+
+    /// The container's cgroup.
+    pub(crate) fn cgroup(&self, id: &str) -> PathBuf {
+        let pid = self.crictl.json(&["inspect", id])["info"]["pid"].as_u64().expect("it runs");
+        let text = read(Path::new(&format!("/proc/{pid}/cgroup")));
+        let path = text.strip_prefix("0::/").unwrap_or_else(|| panic!("not a cgroup of v2: {text}"));
+        Path::new("/sys/fs/cgroup").join(path)
+    }
+}
+
+/// A file's text without the newline at its end.
+pub(crate) fn read(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.trim_end().to_owned()
+}
