@@ -40,10 +40,11 @@ impl LogFile {
 
     /// Prints what is there.
     pub(super) fn forward(&mut self, timestamps: bool) -> Result<()> {
+        let mut printer = Printer::default();
         while let Some(line) = self.next()? {
-            print(&line, timestamps)?;
+            printer.add(&line, timestamps)?;
         }
-        Ok(())
+        printer.flush()
     }
 
     /// Whether another file has the name now.
@@ -98,21 +99,40 @@ fn is_whole(file: &File, start: u64) -> std::io::Result<bool> {
     Ok(tag != Some(b"P"))
 }
 
-/// Prints one line of the CRI format to the stream that it came from.
-fn print(line: &[u8], timestamps: bool) -> Result<()> {
-    let Some((time, stream, whole, content)) = parse(line) else { return output::write(line) };
-    let mut out = Vec::with_capacity(line.len());
-    if timestamps {
-        out.extend_from_slice(time);
-        out.push(b' ');
+/// Text for one of the two streams, gathered so that a long log does not cost a call for each line.
+#[derive(Debug, Default)]
+struct Printer {
+    text: Vec<u8>,
+    to_stderr: bool,
+}
+
+impl Printer {
+    /// Adds a line for the stream that it came from.
+    fn add(&mut self, line: &[u8], timestamps: bool) -> Result<()> {
+        let (time, stream, whole, content) = parse(line).unwrap_or((b"", b"stdout", false, line));
+        let to_stderr = stream == b"stderr";
+        if to_stderr != self.to_stderr || self.text.len() >= BLOCK {
+            self.flush()?;
+            self.to_stderr = to_stderr;
+        }
+        if timestamps && !time.is_empty() {
+            self.text.extend_from_slice(time);
+            self.text.push(b' ');
+        }
+        self.text.extend_from_slice(content);
+        if whole {
+            self.text.push(b'\n');
+        }
+        Ok(())
     }
-    out.extend_from_slice(content);
-    if whole {
-        out.push(b'\n');
-    }
-    match stream {
-        b"stderr" => Ok(std::io::stderr().write_all(&out)?),
-        _ => output::write(&out),
+
+    fn flush(&mut self) -> Result<()> {
+        let text = std::mem::take(&mut self.text);
+        match (text.is_empty(), self.to_stderr) {
+            (true, _) => Ok(()),
+            (false, true) => std::io::stderr().write_all(&text).context("write to standard error"),
+            (false, false) => output::write(&text),
+        }
     }
 }
 
