@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures CRI servers side by side.
 #[derive(Debug, Parser)]
@@ -125,12 +126,11 @@ async fn run(args: Args) -> Result<()> {
         sides.push(Side::connect(spec.clone(), shared.clone()).await?);
     }
     let progress = Progress { begin: Instant::now() };
+    let mut terminated = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let measured = tokio::select! {
         measured = measure(&mut sides, &args, &progress) => measured,
-        signal = tokio::signal::ctrl_c() => {
-            signal.context("wait for SIGINT")?;
-            Err(anyhow::anyhow!("interrupted"))
-        }
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("terminated")),
     };
     let mut left = Vec::new();
     for side in &mut sides {
