@@ -2,8 +2,10 @@
 
 use crate::config::{CgroupDriver, Config, CriNetwork};
 use crate::image_service::Images;
+use crate::layers::{Layers, MAX_STREAMS};
 use crate::listen;
 use crate::local_service::LocalApi;
+use crate::metrics::{Metrics, MetricsServer};
 use crate::programs::Programs;
 use crate::run_dir::RunDir;
 use crate::runtime_service::Runtime;
@@ -16,12 +18,15 @@ use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, BuiltinNetwork};
 use gantry_pod_sandbox::handler::HandlerConfig;
 use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, PodNetwork, Realm, Result};
+use gantry_stage::Stage;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 /// How long calls may go on after the daemon was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -42,20 +47,23 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    metrics: Metrics,
+    metrics_server: Option<MetricsServer>,
 }
 
 impl App {
-    /// Makes everything that the daemon consists of: nothing is served yet.
+    /// Makes everything that the daemon consists of: nothing is served yet but `metrics`, where the
+    /// configuration wants that.
     ///
     /// # Errors
     ///
     /// What makes the node unusable as a whole; a damaged record of one pod or image does not.
-    pub async fn build(config: Config) -> Result<Self> {
+    pub async fn build(config: Config, metrics: Metrics) -> Result<Self> {
         let programs = Programs::find(config.helper_dir.as_deref())?;
         std::fs::create_dir_all(&config.root)
             .map_err(|e| Error::new(Kind::Internal, format!("create {}: {e}", config.root.display())))?;
         let run_dir = RunDir::open(&config.run_dir)?;
-        match Self::assemble(config, programs, &run_dir).await {
+        match Self::assemble(config, programs, &run_dir, metrics).await {
             Ok(parts) => Ok(Self { parts, run_dir }),
             Err(error) => {
                 if run_dir.has_no_pods() {
@@ -66,7 +74,12 @@ impl App {
         }
     }
 
-    async fn assemble(config: Config, programs: Programs, run_dir: &RunDir) -> Result<Parts> {
+    async fn assemble(
+        config: Config,
+        programs: Programs,
+        run_dir: &RunDir,
+        metrics: Metrics,
+    ) -> Result<Parts> {
         let cri = listen::bind(&config.listen).await?;
         let local = listen::bind(&config.local_listen).await?;
 
@@ -74,12 +87,16 @@ impl App {
             registries_conf: config.registries_conf.clone(),
             ..StoreConfig::new(config.root.clone())
         };
+        let opening = Stage::StartImages.begin();
         let (images, damaged_images) = ImageStore::open(store)?;
+        drop(opening);
         for damaged in damaged_images {
             tracing::error!(path = %damaged.moved_to.display(), reason = damaged.reason, "image record set aside");
         }
         let network = BuiltinConfig::new(run_dir.path().join("network"));
+        let opening = Stage::StartNetwork.begin();
         let (network, damaged_attachments) = BuiltinNetwork::open(network)?;
+        drop(opening);
         for damaged in damaged_attachments {
             tracing::error!(?damaged, "network attachment record set aside");
         }
@@ -109,7 +126,7 @@ impl App {
             network,
             cri_network,
         };
-        let (engine, report) = Engine::open(engine).await?;
+        let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(
             adopted = report.adopted,
             undone = report.undone,
@@ -117,8 +134,15 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
+        let metrics_server = match &config.metrics_address {
+            Some(address) => {
+                Some(MetricsServer::start(address, metrics.clone(), Some(engine.clone())).await?)
+            }
+            None => None,
+        };
         let sockets = [config.listen, config.local_listen];
-        Ok(Parts { engine, cri, local, pid_file: config.pid_file, sockets, systemd_cgroup })
+        let pid_file = config.pid_file;
+        Ok(Parts { engine, cri, local, pid_file, sockets, systemd_cgroup, metrics, metrics_server })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -160,6 +184,9 @@ impl App {
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
+        if let Some(server) = parts.metrics_server {
+            server.stop();
+        }
         for path in parts.sockets.iter().chain(&parts.pid_file) {
             // A new daemon replaces what is left.
             let _gone = std::fs::remove_file(path);
@@ -173,7 +200,7 @@ impl App {
 }
 
 impl Parts {
-    fn router(&self, realm: Realm) -> tonic::transport::server::Router {
+    fn router(&self, realm: Realm) -> Router<Stack<Layers, Identity>> {
         let runtime = Runtime { engine: self.engine.clone(), realm, systemd_cgroup: self.systemd_cgroup };
         let images = Images { store: self.engine.images().clone(), realm };
         let runtime = RuntimeServiceServer::new(runtime)
@@ -182,7 +209,11 @@ impl Parts {
         let images = ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Server::builder().add_service(runtime).add_service(images)
+        Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .layer(Layers::new(self.metrics.clone(), realm.as_str()))
+            .add_service(runtime)
+            .add_service(images)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What `gantry serve` is told: by flags, by a file, by defaults; in this order.
 
+use crate::metrics::MetricsAddress;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,8 @@ pub struct Options {
     pub helper_dir: Option<PathBuf>,
     /// Main registries.conf. Default `/etc/containers/registries.conf`.
     pub registries_conf: Option<PathBuf>,
+    /// Where metrics are served: `ADDRESS:PORT` or `unix:///path`. Default: nowhere.
+    pub metrics_address: Option<String>,
 }
 
 /// A configuration that cannot be used: the file or option, and why.
@@ -123,6 +126,7 @@ pub struct Config {
     pub(crate) log_format: LogFormat,
     pub(crate) helper_dir: Option<PathBuf>,
     pub(crate) registries_conf: Option<PathBuf>,
+    pub(crate) metrics_address: Option<MetricsAddress>,
 }
 
 impl Options {
@@ -156,6 +160,7 @@ impl Options {
             log_format: self.log_format.or(below.log_format),
             helper_dir: self.helper_dir.or(below.helper_dir),
             registries_conf: self.registries_conf.or(below.registries_conf),
+            metrics_address: self.metrics_address.or(below.metrics_address),
         }
     }
 
@@ -200,6 +205,11 @@ impl Options {
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             helper_dir: self.helper_dir,
             registries_conf: self.registries_conf,
+            metrics_address: self
+                .metrics_address
+                .map(|address| address.parse())
+                .transpose()
+                .map_err(|reason| ConfigError::Option { option: "--metrics-address", reason })?,
         })
     }
 }

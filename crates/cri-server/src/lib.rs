@@ -8,9 +8,11 @@ mod app;
 mod code;
 mod config;
 mod image_service;
+mod layers;
 mod listen;
 mod local_service;
 pub mod logging;
+mod metrics;
 mod pending;
 mod programs;
 mod run_dir;
@@ -18,3 +20,4 @@ mod runtime_service;
 
 pub use app::App;
 pub use config::{CgroupDriver, Config, ConfigError, CriNetwork, LogFormat, Options};
+pub use metrics::Metrics;

@@ -167,6 +167,9 @@ pub(crate) struct ServeArgs {
     /// How log lines look [default: text].
     #[arg(long, value_parser = ["text", "json"])]
     pub(crate) log_format: Option<String>,
+    /// Serve metrics for Prometheus at ADDRESS:PORT or unix:///path.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_address: Option<String>,
 }
 
 #[derive(Debug, Args)]

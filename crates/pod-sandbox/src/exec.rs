@@ -7,6 +7,7 @@ use crate::pod::Pod;
 use crate::record::ContainerState;
 use crate::{Error, Realm, Result, spec};
 use gantry_monitor_api::{ExecRequest, Reply, Request};
+use gantry_stage::Stage;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -101,13 +102,14 @@ async fn run(
         timeout_ms: SPAWN_LIMIT.as_millis() as u64,
     });
     let fds = [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
-    match monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10)).await? {
+    let asking = monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10));
+    match Stage::ExecRuntime.run(asking).await? {
         Reply::Started(_) => {}
         other => return Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to an exec"))),
     }
     // Ours are the last copies outside the command: with them gone its end of file is seen.
     drop((stdout_end, stderr_end, stdin));
-    let session = collect(stdout, stderr, exited);
+    let session = Stage::ExecCommand.run(collect(stdout, stderr, exited));
     let Some(limit) = limit else { return session.await };
     match tokio::time::timeout(limit, session).await {
         Ok(output) => output,

@@ -25,7 +25,7 @@ pub mod spec;
 mod undo;
 mod view;
 
-pub use engine::{Engine, EngineConfig, PodNetwork};
+pub use engine::{Census, Engine, EngineConfig, PodNetwork};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};

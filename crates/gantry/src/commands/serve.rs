@@ -2,7 +2,7 @@
 
 use crate::cli::ServeArgs;
 use anyhow::{Context as _, Result, bail};
-use gantry_cri_server::{App, CgroupDriver, CriNetwork, LogFormat, Options, logging};
+use gantry_cri_server::{App, CgroupDriver, CriNetwork, LogFormat, Metrics, Options, logging};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,8 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         None => Options::default(),
     };
     let config = options(args)?.over(file).resolve()?;
-    logging::start(&config)?;
+    let metrics = Metrics::new().context("set up metrics")?;
+    logging::start(&config, &metrics)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -24,7 +25,7 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         // Caught before anything is made, so that an early signal ends the daemon in order.
         let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-        let app = App::build(config).await?;
+        let app = App::build(config, metrics).await?;
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -63,6 +64,7 @@ fn options(args: ServeArgs) -> Result<Options> {
         }),
         helper_dir: None,
         registries_conf: None,
+        metrics_address: args.metrics_address,
     })
 }
 

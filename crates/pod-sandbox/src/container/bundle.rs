@@ -9,6 +9,7 @@ use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, Spec
 use crate::{Error, Result};
 use gantry_cri_api::v1::{self, NamespaceMode};
 use gantry_image_store::Image;
+use gantry_stage::Stage;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -30,6 +31,7 @@ pub(super) fn write(
     config: &v1::ContainerConfig,
     image: &Image,
 ) -> Result<Made> {
+    let making = Stage::ContainerSpec.begin();
     let pod = container.pod.record().clone();
     let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
     let rootfs = container.rootfs();
@@ -69,6 +71,8 @@ pub(super) fn write(
         localhost_seccomp: profile.as_deref(),
     };
     let document = spec::container_spec(&input, &[])?;
+    drop(making);
+    let _writing = Stage::ContainerBundle.begin();
     write_json(&container.dir.join("config.json"), &document)?;
     Ok(Made {
         user,

@@ -10,6 +10,7 @@ use crate::record::{self, ContainerRecord, ContainerState, User};
 use crate::{Error, Realm, Result, spec};
 use gantry_cri_api::v1;
 use gantry_image_store::Image;
+use gantry_stage::Stage;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,7 +144,7 @@ async fn create(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<String
             Ok(container.id.clone())
         }
         Err(error) => {
-            inner.abandon_container(container).await;
+            Stage::ContainerUndo.run(inner.abandon_container(container)).await;
             Err(error)
         }
     }
@@ -151,6 +152,7 @@ async fn create(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<String
 
 async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     let pod = &container.pod;
+    let looking = Stage::ContainerSources.begin();
     let _gate = pod.gate.read().await;
     if !pod.is_ready() {
         let message = format!("sandbox {} is not ready; its containers need a new one", pod.id);
@@ -164,6 +166,7 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         .mode(0o700)
         .create(&container.dir)
         .map_err(io_error("create", &container.dir))?;
+    drop(looking);
     container.update(|_| {})?;
     let pod_record = pod.record().clone();
     let default_log = pod_record.config.log_directory.is_empty().then(|| {
@@ -183,7 +186,8 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         .get(realm, &image_id)
         .ok_or_else(|| Error::new(Kind::NotFound, format!("image {image_id} was removed meanwhile")))?;
     let leased = image.id.clone();
-    blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from)).await?;
+    let leasing = blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from));
+    Stage::ContainerImage.run(leasing).await?;
 
     let rootfs = container.rootfs();
     container.promise(Undo::Unmount(rootfs.clone()))?;
@@ -192,7 +196,9 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         let (inner, container, config) = (inner.clone(), container.clone(), config.clone());
         move || {
             std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
+            let mounting = Stage::ContainerSnapshot.begin();
             inner.images.mount(&container.id, &rootfs)?;
+            drop(mounting);
             super::bundle::write(&inner, &container, &config, &image)
         }
     };

@@ -12,6 +12,7 @@ use crate::{Error, Realm, Result};
 use gantry_cri_api::v1;
 use gantry_monitor_api::{Namespaces, Setup, VERSION};
 use gantry_netns::{AttachRequest, PortMapping, Protocol};
+use gantry_stage::Stage;
 use gantry_sys::mount;
 use rustix::mount::MountFlags;
 use std::io::Read as _;
@@ -123,7 +124,7 @@ async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
         }
         Err(error) => {
             pod.set_stopping();
-            inner.abandon_pod(pod).await;
+            Stage::SandboxUndo.run(inner.abandon_pod(pod)).await;
             Err(error)
         }
     }
@@ -132,9 +133,11 @@ async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
 async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     let record = pod.record().clone();
     let namespaces = PodNamespaces::of(&record);
+    let recording = Stage::SandboxRecord.begin();
     // The cgroup path must make sense before anything is made under it.
     inner.cgroup(&record.cgroup_parent)?;
     make_dirs(inner, pod, &record)?;
+    drop(recording);
 
     let hostname = hostname(&record, &namespaces);
     let setup = Setup {
@@ -152,6 +155,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         pause_oom_score_adj: -998,
     };
     pod.promise(Undo::StopMonitor)?;
+    let starting = Stage::SandboxMonitor.begin();
     let (client, child) = inner.spawner.spawn(&pod.dir).await?;
     let pid = child.id() as i32;
     inner.reap(child);
@@ -164,11 +168,13 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         r.monitor = Some(hello.monitor);
         r.pause = Some(pause);
     })?;
+    drop(starting);
 
     let mut ips = Vec::new();
     if !namespaces.host_network {
-        ips = attach(inner, pod, &record, pause.pid).await?;
+        ips = Stage::SandboxNetwork.run(attach(inner, pod, &record, pause.pid)).await?;
     }
+    let _writing = Stage::SandboxFiles.begin();
     let shm = (!namespaces.host_ipc).then(|| pod.shm_dir());
     if let Some(shm) = &shm {
         std::fs::create_dir(shm).map_err(io_error("create", shm))?;
