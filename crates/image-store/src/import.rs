@@ -11,6 +11,7 @@ use crate::publish::Names;
 use crate::pull::run_blocking;
 use crate::store::Inner;
 use crate::{Error, ImportSource, Imported, Limits, Progress, Realm, Result};
+use gantry_stage::Stage;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fs::File;
@@ -122,7 +123,8 @@ pub(crate) async fn import(
         let texts = tags.iter().map(ToString::to_string).collect();
         let names = Names { tags, digests, index: None };
         let publishing = Arc::clone(&inner);
-        let id = run_blocking(move || publishing.publisher.publish(realm, &complete, &names)).await?;
+        let publishing = run_blocking(move || publishing.publisher.publish(realm, &complete, &names));
+        let id = Stage::ImportPublish.run(publishing).await?;
         imported.push(Imported { id, names: texts });
     }
     Ok(imported)

@@ -9,6 +9,7 @@ mod error;
 pub mod fork;
 pub mod heap;
 pub mod keyring;
+pub mod limits;
 pub mod memfd;
 pub mod mount;
 pub mod netns;

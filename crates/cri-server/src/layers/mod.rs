@@ -17,24 +17,29 @@ use crate::metrics::Metrics;
 use admit::{Admit, Places};
 use deadline::Deadline;
 use observe::Observe;
+use std::time::Duration;
 use tower::Layer;
 
 /// Most calls of one connection at the same time: more than all classes run and queue together, so that a
 /// full class refuses calls by itself and does not hold up those of other classes.
 pub(crate) const MAX_STREAMS: u32 = 4096;
 
+/// A call that takes longer is warned of.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// The layers of one socket. Clones share its places.
 #[derive(Debug, Clone)]
 pub(crate) struct Layers {
     metrics: Metrics,
     places: Places,
+    slow: Duration,
 }
 
 impl Layers {
     /// Layers with the usual limits for the socket called `socket` in metrics.
     pub(crate) fn new(metrics: Metrics, socket: &'static str) -> Self {
         let places = Places::new(&metrics, socket, admit::limits);
-        Self { metrics, places }
+        Self { metrics, places, slow: SLOW }
     }
 }
 
@@ -43,7 +48,7 @@ impl<S> Layer<S> for Layers {
 
     fn layer(&self, handler: S) -> Self::Service {
         let admit = Admit::new(handler, self.places.clone());
-        Observe::new(Deadline::new(admit), self.metrics.clone())
+        Observe::new(Deadline::new(admit), self.metrics.clone(), self.slow)
     }
 }
 

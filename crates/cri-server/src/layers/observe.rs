@@ -18,19 +18,18 @@ use tracing::{Instrument as _, Span};
 /// Target of the span of a request; its fields are `method` and, where the client sent one, `trace_id`.
 pub(crate) const REQUEST_TARGET: &str = "gantry::request";
 
-/// A call that takes longer is warned of, with the stage that it is in.
-pub(crate) const SLOW: Duration = Duration::from_secs(10);
-
 /// Counts, times and logs calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Observe<S> {
     inner: S,
     metrics: Metrics,
+    slow: Duration,
 }
 
 impl<S> Observe<S> {
-    pub(crate) fn new(inner: S, metrics: Metrics) -> Self {
-        Self { inner, metrics }
+    /// Calls that take longer than `slow` are warned of, with the stage that they are in.
+    pub(crate) fn new(inner: S, metrics: Metrics, slow: Duration) -> Self {
+        Self { inner, metrics, slow }
     }
 }
 
@@ -57,11 +56,12 @@ where
         if let Some(id) = trace_id(request.headers()) {
             span.record("trace_id", id);
         }
-        let record = Record::new(self.metrics.clone(), method, span.clone());
+        let slow = self.slow;
+        let record = Record::new(self.metrics.clone(), method, span.clone(), slow);
         let answer = span.in_scope(|| self.inner.call(request));
         let watched = async move {
             let mut answer = pin!(answer);
-            let answer = match tokio::time::timeout(SLOW, answer.as_mut()).await {
+            let answer = match tokio::time::timeout(slow, answer.as_mut()).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     record.slow();
@@ -81,16 +81,17 @@ struct Record {
     method: &'static Method,
     span: Span,
     started: Instant,
+    slow: Duration,
     ended: bool,
 }
 
 impl Record {
-    fn new(metrics: Metrics, method: &'static Method, span: Span) -> Self {
+    fn new(metrics: Metrics, method: &'static Method, span: Span, slow: Duration) -> Self {
         metrics.rpc().in_flight.with_label_values(&[method.service, method.name]).inc();
-        Self { metrics, method, span, started: Instant::now(), ended: false }
+        Self { metrics, method, span, started: Instant::now(), slow, ended: false }
     }
 
-    /// Says that the call goes on for long, and where it is.
+    /// Says that the call goes on for long, and where it is: while it hangs is when one wants to know.
     fn slow(&self) {
         // How long these take is their client's business.
         if self.method.class == Class::Watch {
@@ -122,7 +123,7 @@ impl Record {
         rpc.seconds.with_label_values(&[service, method]).observe(took.as_secs_f64());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.span.in_scope(|| {
-            if took >= SLOW && class != Class::Watch {
+            if took >= self.slow && class != Class::Watch {
                 tracing::warn!(service, code, duration_ms, "slow call: it is answered now");
             } else {
                 tracing::debug!(service, code, duration_ms, "call answered");

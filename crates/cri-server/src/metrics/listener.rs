@@ -129,6 +129,18 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Listener {
     }
 }
 
+/// Has every event of this process wanted by somebody. A callsite that is met first while nobody listens
+/// may stay off for a listener that comes at that instant: tests run at the same time, the daemon has
+/// its one listener before anything is told.
+#[cfg(test)]
+pub(crate) fn want_all_events() {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    let wanted = Targets::new().with_default(tracing::level_filters::LevelFilter::TRACE);
+    let quiet = tracing_subscriber::layer::Identity::new().with_filter(wanted);
+    // Set already is as good.
+    let _set = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(quiet));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +149,7 @@ mod tests {
 
     #[test]
     fn stages_and_errors_become_metrics_and_a_request_knows_its_stage() {
+        want_all_events();
         let metrics = Metrics::new().unwrap();
         let layer = metrics.listener().with_filter(Listener::filter());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {

@@ -8,6 +8,8 @@ mod listener;
 mod process;
 mod server;
 
+#[cfg(test)]
+pub(crate) use listener::want_all_events;
 pub(crate) use listener::{ERROR_TARGET, Listener};
 pub(crate) use server::{MetricsAddress, MetricsServer};
 
