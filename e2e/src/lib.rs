@@ -13,6 +13,7 @@ mod images;
 mod leaks;
 mod process;
 mod registry;
+mod scrape;
 mod stage;
 mod watch;
 
@@ -23,5 +24,6 @@ pub use images::{BUSYBOX, busybox};
 pub use leaks::LeakSnapshot;
 pub use process::namespace;
 pub use registry::Registry;
+pub use scrape::Scrape;
 pub use stage::{Stage, dist, free_port};
 pub use watch::{LIMIT, Watch, logged, wait_file};

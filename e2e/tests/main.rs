@@ -10,6 +10,7 @@ mod exec;
 mod handlers;
 mod images;
 mod logs;
+mod metrics;
 mod network;
 mod pods;
 mod retries;

@@ -59,6 +59,7 @@ impl App {
     ///
     /// What makes the node unusable as a whole; a damaged record of one pod or image does not.
     pub async fn build(config: Config, metrics: Metrics) -> Result<Self> {
+        raise_open_files();
         let programs = Programs::find(config.helper_dir.as_deref())?;
         std::fs::create_dir_all(&config.root)
             .map_err(|e| Error::new(Kind::Internal, format!("create {}: {e}", config.root.display())))?;
@@ -214,6 +215,14 @@ impl Parts {
             .layer(Layers::new(self.metrics.clone(), realm.as_str()))
             .add_service(runtime)
             .add_service(images)
+    }
+}
+
+/// A pod costs descriptors; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_open_files() {
+    match gantry_sys::limits::raise_open_files() {
+        Ok((soft, _)) => tracing::debug!(limit = ?soft, "open files are limited"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
 }
 

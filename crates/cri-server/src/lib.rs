@@ -20,5 +20,4 @@ mod runtime_service;
 
 pub use app::App;
 pub use config::{CgroupDriver, Config, ConfigError, CriNetwork, LogFormat, Options};
-pub use gantry_sys::limits::raise_open_files;
 pub use metrics::Metrics;

@@ -42,11 +42,11 @@ impl Source {
         }
     }
 
-    /// The stages of fetching and unpacking one of its layers.
-    fn stages(&self) -> (Stage, Stage) {
+    /// The stages of getting the configuration, and of fetching and unpacking one layer.
+    fn stages(&self) -> [Stage; 3] {
         match self {
-            Self::Registry(_) => (Stage::PullFetch, Stage::PullUnpack),
-            Self::Archive(_) => (Stage::ImportFetch, Stage::ImportUnpack),
+            Self::Registry(_) => [Stage::PullConfig, Stage::PullFetch, Stage::PullUnpack],
+            Self::Archive(_) => [Stage::ImportConfig, Stage::ImportFetch, Stage::ImportUnpack],
         }
     }
 
@@ -80,8 +80,9 @@ pub(crate) async fn assemble(
         return Err(Error::corrupt(object(), format!("more than {} layers", limits.layers)));
     }
     let id = manifest.config.digest.clone();
-    let config_bytes =
-        source.small_blob(&manifest.config, limits.config_bytes, "image configuration").await?;
+    let [getting, _, _] = source.stages();
+    let config = source.small_blob(&manifest.config, limits.config_bytes, "image configuration");
+    let config_bytes = getting.run(config).await?;
     let config = parse_config(&id, &config_bytes)?;
     if config.diff_ids.len() != manifest.layers.len() {
         let reason =
@@ -211,7 +212,7 @@ async fn fetch(
     let below = Below { flights: lower, cancelled, runtime: Handle::current(), shared: inner.shared.clone() };
     let (disk, limits, blob) =
         (Arc::clone(&inner.disk), inner.config.limits.clone(), wanted.expected.blob.clone());
-    let (fetching, unpacking) = source.stages();
+    let [_, fetching, unpacking] = source.stages();
     let span = tracing::Span::current();
     let unpack = move || {
         let _unpacking = unpacking.begin();

@@ -99,11 +99,11 @@ pub(crate) async fn import(
     source: ImportSource,
 ) -> Result<Vec<Imported>> {
     let reading = Arc::clone(&inner);
-    let (blobs, found) = run_blocking(move || {
+    let look = run_blocking(move || {
         let files = Arc::new(open(&reading, source)?);
         find(&files, &reading.config.limits)
-    })
-    .await?;
+    });
+    let (blobs, found) = Stage::ImportIndex.run(look).await?;
     if name.is_some() && found.len() != 1 {
         let reason = format!("the archive holds {} images; import it without a name", found.len());
         return Err(Error::invalid(name.unwrap_or_default(), reason));

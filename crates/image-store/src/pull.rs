@@ -93,6 +93,7 @@ async fn bring(
         names.tags.push(reference.clone());
     }
     let name = reference.to_string();
+    let looking = Stage::PullManifest.begin();
     let (resolved, fetched) = follow(inner, &name, &session, fetched, &mut names).await?;
     if names.digests[0] != reference.at(&resolved) {
         names.digests.push(reference.at(&resolved));
@@ -107,6 +108,7 @@ async fn bring(
         Some(manifest) => manifest,
         None => manifest_at(&name, &session, &resolved).await?,
     };
+    drop(looking);
     let source = Arc::new(Source::Registry(Box::new(session)));
     let order = Order { source, document: (resolved, document), manifest };
     // Held until the image is published: whoever comes meanwhile joins it.

@@ -288,7 +288,10 @@ impl ImageStore {
     /// the background. Needs no disk space.
     pub fn remove(&self, realm: Realm, name_or_id: &str) -> Result<bool> {
         match self.inner.find(realm, name_or_id) {
-            Some(id) => self.inner.publisher.remove(realm, &id),
+            Some(id) => {
+                let _removing = Stage::RemoveImage.begin();
+                self.inner.publisher.remove(realm, &id)
+            }
             None => Ok(false),
         }
     }

@@ -104,6 +104,10 @@ stages! {
     PullQueue = "PullImage" "queue",
     /// Asking registries for the manifest.
     PullResolve = "PullImage" "resolve",
+    /// From what the registry answered to the manifest for this machine.
+    PullManifest = "PullImage" "manifest",
+    /// Fetching the image's configuration.
+    PullConfig = "PullImage" "config",
     /// Transferring one layer.
     PullFetch = "PullImage" "fetch",
     /// Placing one layer's files, while it is being transferred and after.
@@ -112,15 +116,33 @@ stages! {
     PullPublish = "PullImage" "publish",
     /// Receiving an archive.
     ImportSpool = "ImportImage" "spool",
+    /// Finding out what an archive holds.
+    ImportIndex = "ImportImage" "index",
+    /// As [`Stage::PullConfig`].
+    ImportConfig = "ImportImage" "config",
     /// Reading one layer from an archive.
     ImportFetch = "ImportImage" "fetch",
     /// As [`Stage::PullUnpack`].
     ImportUnpack = "ImportImage" "unpack",
     /// As [`Stage::PullPublish`].
     ImportPublish = "ImportImage" "publish",
+    /// Taking an image's names away and finding what nobody needs any more.
+    RemoveImage = "RemoveImage" "remove",
+    /// The monitor opens the log anew.
+    ReopenLog = "ReopenContainerLog" "monitor",
 }
 
 impl Stage {
+    /// The stage with these names.
+    pub fn find(operation: &str, name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|s| s.operation() == operation && s.name() == name)
+    }
+
+    /// Whether it lasts as long as a user's own program wants, so that its length says nothing of the node.
+    pub const fn is_the_users_time(self) -> bool {
+        matches!(self, Self::StopGrace | Self::ExecCommand)
+    }
+
     /// Begins the stage; it ends when the value is dropped, also by an error or a cancelled future.
     #[must_use = "the stage ends when this is dropped"]
     pub fn begin(self) -> Running {
@@ -166,6 +188,8 @@ mod tests {
     fn names_are_unique_and_plain() {
         let names: BTreeSet<_> = Stage::ALL.iter().map(|s| (s.operation(), s.name())).collect();
         assert_eq!(names.len(), Stage::ALL.len());
+        assert!(Stage::ALL.iter().all(|s| Stage::find(s.operation(), s.name()) == Some(*s)));
+        assert_eq!(Stage::find("RunPodSandbox", "nonesuch"), None);
         for (operation, stage) in names {
             assert!(operation.chars().all(|c| c.is_ascii_alphanumeric()), "{operation}");
             assert!(stage.chars().all(|c| c.is_ascii_lowercase()), "{stage}");

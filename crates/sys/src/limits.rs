@@ -19,7 +19,7 @@ pub fn raise_open_files() -> Result<(Option<u64>, Option<u64>)> {
     let original = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: original.maximum, maximum: original.maximum };
     if original.current != original.maximum {
-        setrlimit(Resource::Nofile, raised.clone())
+        setrlimit(Resource::Nofile, raised)
             .map_err(|e| Error::new("setrlimit", format!("RLIMIT_NOFILE, {raised:?}"), e))?;
     }
     ORIGINAL.get_or_init(|| original);
@@ -36,7 +36,7 @@ pub fn give_back_open_files(pid: u32) -> Result<()> {
     let Some(original) = ORIGINAL.get() else { return Ok(()) };
     let invalid = || Error::new("prlimit", format!("{pid}"), rustix::io::Errno::INVAL);
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(invalid)?;
-    prlimit(Some(target), Resource::Nofile, original.clone())
+    prlimit(Some(target), Resource::Nofile, *original)
         .map(|_| ())
         .map_err(|e| Error::new("prlimit", format!("{pid}, RLIMIT_NOFILE, {original:?}"), e))
 }

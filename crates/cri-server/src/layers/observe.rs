@@ -5,6 +5,7 @@ use super::trace::trace_id;
 use crate::code::name;
 use crate::metrics::Metrics;
 use bytes::Bytes;
+use gantry_stage::Stage;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use std::pin::{Pin, pin};
@@ -57,7 +58,7 @@ where
             span.record("trace_id", id);
         }
         let slow = self.slow;
-        let record = Record::new(self.metrics.clone(), method, span.clone(), slow);
+        let mut record = Record::new(self.metrics.clone(), method, span.clone(), slow);
         let answer = span.in_scope(|| self.inner.call(request));
         let watched = async move {
             let mut answer = pin!(answer);
@@ -82,24 +83,32 @@ struct Record {
     span: Span,
     started: Instant,
     slow: Duration,
+    /// It lasts as long as somebody else's program wants.
+    patient: bool,
     ended: bool,
 }
 
 impl Record {
     fn new(metrics: Metrics, method: &'static Method, span: Span, slow: Duration) -> Self {
         metrics.rpc().in_flight.with_label_values(&[method.service, method.name]).inc();
-        Self { metrics, method, span, started: Instant::now(), slow, ended: false }
+        Self { metrics, method, span, started: Instant::now(), slow, patient: false, ended: false }
     }
 
     /// Says that the call goes on for long, and where it is: while it hangs is when one wants to know.
-    fn slow(&self) {
+    fn slow(&mut self) {
         // How long these take is their client's business.
         if self.method.class == Class::Watch {
+            self.patient = true;
             return;
         }
-        let (operation, stage) = self.metrics.stage_of(&self.span).unwrap_or_default();
+        let stage = self.metrics.stage_of(&self.span);
+        self.patient = stage.is_some_and(Stage::is_the_users_time);
+        let (operation, stage) = stage.map_or(("", ""), |s| (s.operation(), s.name()));
         let seconds = self.started.elapsed().as_secs();
-        tracing::warn!(operation, stage, seconds, "slow call: it is not answered yet");
+        match self.patient {
+            true => tracing::debug!(operation, stage, seconds, "long call: it is not answered yet"),
+            false => tracing::warn!(operation, stage, seconds, "slow call: it is not answered yet"),
+        }
     }
 
     /// Puts itself into the answer: the call's end is the end of its body, and its code is in the headers
@@ -116,14 +125,14 @@ impl Record {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let Method { service, name: method, class } = *self.method;
+        let Method { service, name: method, .. } = *self.method;
         let (took, rpc, code) = (self.started.elapsed(), self.metrics.rpc(), name(code));
         rpc.in_flight.with_label_values(&[service, method]).dec();
         rpc.total.with_label_values(&[service, method, code]).inc();
         rpc.seconds.with_label_values(&[service, method]).observe(took.as_secs_f64());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.span.in_scope(|| {
-            if took >= self.slow && class != Class::Watch {
+            if took >= self.slow && !self.patient {
                 tracing::warn!(service, code, duration_ms, "slow call: it is answered now");
             } else {
                 tracing::debug!(service, code, duration_ms, "call answered");

@@ -125,6 +125,12 @@ fn few(_: Class) -> Limit {
     Limit { running: 1, waiting: 1 }
 }
 
+#[test]
+fn one_connection_can_fill_every_class() {
+    let calls = |class| admit::limits(class).running + admit::limits(class).waiting;
+    assert!(Class::ALL.into_iter().map(calls).sum::<usize>() < MAX_STREAMS as usize);
+}
+
 #[tokio::test]
 async fn calls_are_counted_by_their_codes() {
     let (stack, metrics) = stack(&Fake::new(), admit::limits);

@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use crate::layers::REQUEST_TARGET;
+use gantry_stage::Stage;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -21,16 +22,16 @@ const MAX_STAGES: usize = 32;
 /// The stages that requests are in, by the request's span.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    requests: Mutex<HashMap<u64, Vec<(String, String)>>>,
+    requests: Mutex<HashMap<u64, Vec<Stage>>>,
 }
 
 impl Running {
     /// The last begun stage of a request.
-    pub(super) fn of(&self, span: Id) -> Option<(String, String)> {
-        self.requests().get(&span.into_u64())?.last().cloned()
+    pub(super) fn of(&self, span: Id) -> Option<Stage> {
+        self.requests().get(&span.into_u64())?.last().copied()
     }
 
-    fn requests(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<(String, String)>>> {
+    fn requests(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<Stage>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,9 +109,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Listener {
             inner.errors.with_label_values(&[&fields.operation, &fields.code]).inc();
             return;
         }
+        // Only names from the list become labels.
+        let Some(stage) = Stage::find(&fields.operation, &fields.stage) else { return };
         if let Some(us) = fields.duration_us {
             let seconds = Duration::from_micros(us).as_secs_f64();
-            inner.stage_seconds.with_label_values(&[&fields.operation, &fields.stage]).observe(seconds);
+            inner.stage_seconds.with_label_values(&[stage.operation(), stage.name()]).observe(seconds);
         }
         let request = context
             .event_scope(event)
@@ -118,7 +121,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Listener {
         let Some(request) = request else { return };
         let mut requests = inner.running.requests();
         let Some(stages) = requests.get_mut(&request.id().into_u64()) else { return };
-        let stage = (fields.operation, fields.stage);
         if fields.message == gantry_stage::ENDED {
             if let Some(at) = stages.iter().rposition(|s| *s == stage) {
                 stages.remove(at);
@@ -144,7 +146,6 @@ pub(crate) fn want_all_events() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_stage::Stage;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     #[test]
@@ -160,9 +161,9 @@ mod tests {
                 drop(inner);
                 let fetch = Stage::PullFetch.begin();
                 let unpack = Stage::PullUnpack.begin();
-                assert_eq!(metrics.stage_of(&request), Some(("PullImage".into(), "unpack".into())));
+                assert_eq!(metrics.stage_of(&request), Some(Stage::PullUnpack));
                 drop(unpack);
-                assert_eq!(metrics.stage_of(&request), Some(("PullImage".into(), "fetch".into())));
+                assert_eq!(metrics.stage_of(&request), Some(Stage::PullFetch));
                 drop(fetch);
                 tracing::error!(target: ERROR_TARGET, rpc = "PullImage", code = "UNAVAILABLE", "request failed");
             });

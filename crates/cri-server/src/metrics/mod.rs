@@ -14,6 +14,7 @@ pub(crate) use listener::{ERROR_TARGET, Listener};
 pub(crate) use server::{MetricsAddress, MetricsServer};
 
 use gantry_pod_sandbox::{ContainerState, Engine, PodState, Realm};
+use gantry_stage::Stage;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -173,7 +174,7 @@ impl Metrics {
     }
 
     /// The last begun stage of the request with this span, if one is running.
-    pub(crate) fn stage_of(&self, request: &tracing::Span) -> Option<(String, String)> {
+    pub(crate) fn stage_of(&self, request: &tracing::Span) -> Option<Stage> {
         self.inner.running.of(request.id()?)
     }
 
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn the_document_lists_every_stage() {
         let document = include_str!("../../../../docs/metrics.md");
-        for stage in gantry_stage::Stage::ALL {
+        for stage in Stage::ALL {
             let row = document.lines().find(|l| l.starts_with(&format!("| `{}` |", stage.operation())));
             let row = row.unwrap_or_else(|| panic!("no row for {}", stage.operation()));
             assert!(row.contains(&format!("`{}`", stage.name())), "{stage:?} is missing in {row}");
@@ -270,12 +271,10 @@ mod tests {
         let listed: usize = document
             .lines()
             .filter_map(|l| l.strip_prefix("| `"))
-            .filter(|l| {
-                gantry_stage::Stage::ALL.iter().any(|s| l.starts_with(&format!("{}` |", s.operation())))
-            })
+            .filter(|l| Stage::ALL.iter().any(|s| l.starts_with(&format!("{}` |", s.operation()))))
             .map(|l| l.matches('`').count() / 2)
             .sum();
-        assert_eq!(listed, gantry_stage::Stage::ALL.len(), "a stage is listed that does not exist");
+        assert_eq!(listed, Stage::ALL.len(), "a stage is listed that does not exist");
     }
 
     #[test]

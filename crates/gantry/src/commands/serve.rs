@@ -16,7 +16,6 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
     let config = options(args)?.over(file).resolve()?;
     let metrics = Metrics::new().context("set up metrics")?;
     logging::start(&config, &metrics)?;
-    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -36,14 +35,6 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         app.serve(stop).await?;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// A pod costs descriptors; the usual soft limit of 1024 is for programs that use select(2).
-fn raise_open_files() {
-    match gantry_cri_server::raise_open_files() {
-        Ok((soft, _)) => tracing::debug!(limit = ?soft, "open files are limited"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
 }
 
 fn options(args: ServeArgs) -> Result<Options> {
