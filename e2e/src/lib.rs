@@ -14,6 +14,7 @@ mod leaks;
 mod process;
 mod registry;
 mod rpc;
+mod scrape;
 mod stage;
 mod watch;
 
@@ -25,5 +26,6 @@ pub use leaks::LeakSnapshot;
 pub use process::namespace;
 pub use registry::Registry;
 pub use rpc::Rpc;
+pub use scrape::Scrape;
 pub use stage::{Stage, dist, free_port};
 pub use watch::{LIMIT, Watch, logged, wait_file};

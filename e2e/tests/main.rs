@@ -14,6 +14,7 @@ mod handlers;
 mod images;
 mod kill_at_every_step;
 mod logs;
+mod metrics;
 mod network;
 mod pods;
 mod resources;

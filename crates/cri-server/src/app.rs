@@ -3,8 +3,10 @@
 use crate::by_realm::ByRealm;
 use crate::config::{CgroupDriver, Config, CriNetwork};
 use crate::image_service::Images;
+use crate::layers::{Layers, MAX_STREAMS};
 use crate::listen;
 use crate::local_service::LocalApi;
+use crate::metrics::{Metrics, MetricsServer};
 use crate::programs::Programs;
 use crate::run_dir::RunDir;
 use crate::runtime_service::Runtime;
@@ -17,6 +19,7 @@ use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
 use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_stage::Stage;
 use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 /// How long calls may go on after the daemon was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -48,20 +52,24 @@ struct Parts {
     systemd_cgroup: bool,
     streaming: Streaming,
     stream_server: StreamServer,
+    metrics: Metrics,
+    metrics_server: Option<MetricsServer>,
 }
 
 impl App {
-    /// Makes everything that the daemon consists of: nothing is served yet.
+    /// Makes everything that the daemon consists of: nothing is served yet but `metrics`, where the
+    /// configuration wants that.
     ///
     /// # Errors
     ///
     /// What makes the node unusable as a whole; a damaged record of one pod or image does not.
-    pub async fn build(config: Config) -> Result<Self> {
+    pub async fn build(config: Config, metrics: Metrics) -> Result<Self> {
+        raise_open_files();
         let programs = Programs::find(config.helper_dir.as_deref())?;
         std::fs::create_dir_all(&config.root)
             .map_err(|e| Error::new(Kind::Internal, format!("create {}: {e}", config.root.display())))?;
         let run_dir = RunDir::open(&config.run_dir)?;
-        match Self::assemble(config, programs, &run_dir).await {
+        match Self::assemble(config, programs, &run_dir, metrics).await {
             Ok(parts) => Ok(Self { parts, run_dir }),
             Err(error) => {
                 if run_dir.has_no_pods() {
@@ -72,7 +80,12 @@ impl App {
         }
     }
 
-    async fn assemble(config: Config, programs: Programs, run_dir: &RunDir) -> Result<Parts> {
+    async fn assemble(
+        config: Config,
+        programs: Programs,
+        run_dir: &RunDir,
+        metrics: Metrics,
+    ) -> Result<Parts> {
         let sockets = [config.listen_path(), config.local_listen_path()];
         let cri = listen::bind(&sockets[0]).await?;
         let local = listen::bind(&sockets[1]).await?;
@@ -81,7 +94,9 @@ impl App {
             registries_conf: Some(config.registries_conf.clone()),
             ..StoreConfig::new(config.root.clone())
         };
+        let opening = Stage::StartImages.begin();
         let (images, damaged_images) = ImageStore::open(store)?;
+        drop(opening);
         for damaged in damaged_images {
             tracing::error!(path = %damaged.moved_to.display(), reason = damaged.reason, "image record set aside");
         }
@@ -96,7 +111,9 @@ impl App {
             },
             netns_dir: config.netns_dir,
         };
+        let opening = Stage::StartNetwork.begin();
         let (networks, damaged_attachments) = Networks::open(networks)?;
+        drop(opening);
         for damaged in damaged_attachments {
             tracing::error!(?damaged, "network attachment record set aside");
         }
@@ -123,7 +140,7 @@ impl App {
             networks,
             cri_network,
         };
-        let (engine, report) = Engine::open(engine).await?;
+        let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(
             adopted = report.adopted,
             undone = report.undone,
@@ -136,8 +153,25 @@ impl App {
         let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
             .await
             .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+        let metrics_server = match &config.metrics_address {
+            Some(address) => {
+                Some(MetricsServer::start(address, metrics.clone(), Some(engine.clone())).await?)
+            }
+            None => None,
+        };
         let pid_file = config.pid_file;
-        Ok(Parts { engine, cri, local, pid_file, sockets, systemd_cgroup, streaming, stream_server })
+        Ok(Parts {
+            engine,
+            cri,
+            local,
+            pid_file,
+            sockets,
+            systemd_cgroup,
+            streaming,
+            stream_server,
+            metrics,
+            metrics_server,
+        })
     }
 
     /// Serves until `stop` resolves, then lets running calls end. Pods go on; with no pod left, the
@@ -181,6 +215,9 @@ impl App {
         if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(seconds = DRAIN_LIMIT.as_secs(), "calls were still running when the daemon ended");
         }
+        if let Some(server) = parts.metrics_server {
+            server.stop();
+        }
         for path in parts.sockets.iter().chain(&parts.pid_file) {
             // A new daemon replaces what is left.
             let _gone = std::fs::remove_file(path);
@@ -195,17 +232,26 @@ impl App {
 
 impl Parts {
     /// What the kubelet's socket serves: its own realm.
-    fn cri_router(&self) -> Router {
-        Server::builder().add_service(self.runtime(Realm::Cri)).add_service(self.image_service(Realm::Cri))
+    fn cri_router(&self) -> Router<Stack<Layers, Identity>> {
+        self.server(Realm::Cri)
+            .add_service(self.runtime(Realm::Cri))
+            .add_service(self.image_service(Realm::Cri))
     }
 
     /// What the command line's socket serves: both realms, by a header.
-    fn local_router(&self) -> Router {
+    fn local_router(&self) -> Router<Stack<Layers, Identity>> {
         let runtime = ByRealm { cri: self.runtime(Realm::Cri), local: self.runtime(Realm::Local) };
         let images = ByRealm { cri: self.image_service(Realm::Cri), local: self.image_service(Realm::Local) };
         let local_api =
             LocalServer::new(LocalApi { engine: self.engine.clone() }).max_decoding_message_size(MAX_MESSAGE);
-        Server::builder().add_service(runtime).add_service(images).add_service(local_api)
+        self.server(Realm::Local).add_service(runtime).add_service(images).add_service(local_api)
+    }
+
+    /// A server of one socket, with what every call passes.
+    fn server(&self, realm: Realm) -> Server<Stack<Layers, Identity>> {
+        Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .layer(Layers::new(self.metrics.clone(), realm.as_str()))
     }
 
     fn runtime(&self, realm: Realm) -> RuntimeServiceServer<Runtime> {
@@ -225,6 +271,14 @@ impl Parts {
         ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
+    }
+}
+
+/// A pod costs descriptors; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_open_files() {
+    match gantry_sys::limits::raise_open_files() {
+        Ok((soft, _)) => tracing::debug!(limit = ?soft, "open files are limited"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one place where a failure becomes a gRPC status.
 
+use crate::metrics::ERROR_TARGET;
 use gantry_image_store as image_store;
 use gantry_pod_sandbox::{Error, Kind};
 use gantry_streaming::PrepareError;
@@ -41,13 +42,38 @@ fn code(kind: Kind) -> Code {
     }
 }
 
+/// The name of a code, as the specification of gRPC writes it.
+pub(crate) const fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Logs a failed operation; metrics count it by the same event.
 fn log(rpc: &'static str, code: Code, error: &Error) {
+    let name = name(code);
     match code {
         // Asking for what is not there is how the kubelet learns that it is gone.
-        Code::NotFound => tracing::debug!(rpc, ?code, %error, "request refused"),
+        Code::NotFound => tracing::debug!(target: ERROR_TARGET, rpc, code = name, %error, "request refused"),
         Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition => {
-            tracing::info!(rpc, ?code, %error, "request refused");
+            tracing::info!(target: ERROR_TARGET, rpc, code = name, %error, "request refused");
         }
-        _ => tracing::error!(rpc, ?code, %error, "request failed"),
+        _ => tracing::error!(target: ERROR_TARGET, rpc, code = name, %error, "request failed"),
     }
 }

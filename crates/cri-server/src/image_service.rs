@@ -59,7 +59,9 @@ impl ImageService for Images {
     ) -> Answer<v1::RemoveImageResponse> {
         let name = name(request.into_inner().image.as_ref(), "RemoveImage")?;
         let (store, realm) = (self.store.clone(), self.realm);
-        let removed = tokio::task::spawn_blocking(move || store.remove(realm, &name)).await;
+        let span = tracing::Span::current();
+        let remove = move || span.in_scope(|| store.remove(realm, &name));
+        let removed = tokio::task::spawn_blocking(remove).await;
         match removed {
             // Removing what is not there succeeds (CRI).
             Ok(Ok(_was_there)) => Ok(Response::new(v1::RemoveImageResponse {})),

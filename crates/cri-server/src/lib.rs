@@ -9,9 +9,11 @@ mod by_realm;
 mod code;
 pub mod config;
 mod image_service;
+mod layers;
 mod listen;
 mod local_service;
 pub mod logging;
+mod metrics;
 mod pending;
 mod programs;
 mod run_dir;
@@ -19,3 +21,4 @@ mod runtime_service;
 
 pub use app::App;
 pub use config::{Config, ConfigError};
+pub use metrics::Metrics;

@@ -20,6 +20,7 @@ use futures::FutureExt;
 use futures::StreamExt;
 use futures::future::{pending, ready, try_join_all};
 use futures::stream::FuturesUnordered;
+use gantry_stage::Stage;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -38,6 +39,14 @@ impl Source {
         match self {
             Self::Registry(session) => session.small_blob(blob, limit, what).await,
             Self::Archive(blobs) => blobs.small(blob, limit, what).await,
+        }
+    }
+
+    /// The stages of getting the configuration, and of fetching and unpacking one layer.
+    fn stages(&self) -> [Stage; 3] {
+        match self {
+            Self::Registry(_) => [Stage::PullConfig, Stage::PullFetch, Stage::PullUnpack],
+            Self::Archive(_) => [Stage::ImportConfig, Stage::ImportFetch, Stage::ImportUnpack],
         }
     }
 
@@ -71,8 +80,9 @@ pub(crate) async fn assemble(
         return Err(Error::corrupt(object(), format!("more than {} layers", limits.layers)));
     }
     let id = manifest.config.digest.clone();
-    let config_bytes =
-        source.small_blob(&manifest.config, limits.config_bytes, "image configuration").await?;
+    let [getting, _, _] = source.stages();
+    let config = source.small_blob(&manifest.config, limits.config_bytes, "image configuration");
+    let config_bytes = getting.run(config).await?;
     let config = parse_config(&id, &config_bytes)?;
     if config.diff_ids.len() != manifest.layers.len() {
         let reason =
@@ -202,9 +212,15 @@ async fn fetch(
     let below = Below { flights: lower, cancelled, runtime: Handle::current(), shared: inner.shared.clone() };
     let (disk, limits, blob) =
         (Arc::clone(&inner.disk), inner.config.limits.clone(), wanted.expected.blob.clone());
-    let job = tokio::task::spawn_blocking(move || place(&disk, receiver, &wanted, &limits, &below));
+    let [_, fetching, unpacking] = source.stages();
+    let span = tracing::Span::current();
+    let unpack = move || {
+        let _unpacking = unpacking.begin();
+        place(&disk, receiver, &wanted, &limits, &below)
+    };
+    let job = tokio::task::spawn_blocking(move || span.in_scope(unpack));
     let told = Arc::clone(&news);
-    let sent = source.blob(&blob, &sender, move |bytes| told.add(bytes)).await;
+    let sent = fetching.run(source.blob(&blob, &sender, move |bytes| told.add(bytes))).await;
     drop(sender);
     let placed = job.await.unwrap_or_else(|e| Err(broken(&e)));
     drop(permit);

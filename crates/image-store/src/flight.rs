@@ -6,6 +6,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 /// A running or finished piece of work. It runs by itself, whoever polls it, and ends when the last
 /// waiter has lost interest.
@@ -48,7 +49,7 @@ impl<T: Clone + Send + Sync + 'static, P> Flights<T, P> {
         }
         known.retain(|_, (flight, _)| flight.upgrade().is_some());
         let news = Arc::new(news);
-        let task = AbortOnDropHandle::new(tokio::spawn(start(Arc::clone(&news))));
+        let task = AbortOnDropHandle::new(tokio::spawn(start(Arc::clone(&news)).in_current_span()));
         let flight = task.map(|joined| joined.unwrap_or_else(|e| Err(broken(&e)))).boxed().shared();
         if let Some(weak) = flight.downgrade() {
             known.insert(key.to_owned(), (weak, Arc::clone(&news)));

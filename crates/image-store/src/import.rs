@@ -11,6 +11,7 @@ use crate::publish::Names;
 use crate::pull::run_blocking;
 use crate::store::Inner;
 use crate::{Error, ImportSource, Imported, Limits, Progress, Realm, Result};
+use gantry_stage::Stage;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fs::File;
@@ -98,11 +99,11 @@ pub(crate) async fn import(
     source: ImportSource,
 ) -> Result<Vec<Imported>> {
     let reading = Arc::clone(&inner);
-    let (blobs, found) = run_blocking(move || {
+    let look = run_blocking(move || {
         let files = Arc::new(open(&reading, source)?);
         find(&files, &reading.config.limits)
-    })
-    .await?;
+    });
+    let (blobs, found) = Stage::ImportIndex.run(look).await?;
     if name.is_some() && found.len() != 1 {
         let reason = format!("the archive holds {} images; import it without a name", found.len());
         return Err(Error::invalid(name.unwrap_or_default(), reason));
@@ -122,7 +123,8 @@ pub(crate) async fn import(
         let texts = tags.iter().map(ToString::to_string).collect();
         let names = Names { tags, digests, index: None };
         let publishing = Arc::clone(&inner);
-        let id = run_blocking(move || publishing.publisher.publish(realm, &complete, &names)).await?;
+        let publishing = run_blocking(move || publishing.publisher.publish(realm, &complete, &names));
+        let id = Stage::ImportPublish.run(publishing).await?;
         imported.push(Imported { id, names: texts });
     }
     Ok(imported)

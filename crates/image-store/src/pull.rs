@@ -10,6 +10,7 @@ use crate::publish::{Complete, Names};
 use crate::registry::{Fetched, Session};
 use crate::store::Inner;
 use crate::{Credentials, Error, ErrorKind, ImageId, Progress, ProgressSender, Realm, Result};
+use gantry_stage::Stage;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -24,13 +25,15 @@ pub(crate) async fn pull(
     credentials: Option<Credentials>,
     progress: ProgressSender,
 ) -> Result<ImageId> {
-    let _permit = inner.pulls.acquire().await.map_err(|_| crate::content::pipe::given_up())?;
+    let permit = Stage::PullQueue.run(inner.pulls.acquire()).await;
+    let _permit = permit.map_err(|_| crate::content::pipe::given_up())?;
     let registries = inner.load_registries().await?;
     let candidates = Reference::candidates(&text, &registries.search)?;
     let mut errors = Vec::new();
     for reference in candidates {
         let endpoints = registries.endpoints(&reference)?;
-        match resolve(&inner, &reference, &endpoints, credentials.as_ref()).await {
+        let resolving = resolve(&inner, &reference, &endpoints, credentials.as_ref());
+        match Stage::PullResolve.run(resolving).await {
             Ok((session, fetched)) => {
                 return bring(&inner, realm, &reference, session, fetched, &progress).await;
             }
@@ -90,6 +93,7 @@ async fn bring(
         names.tags.push(reference.clone());
     }
     let name = reference.to_string();
+    let looking = Stage::PullManifest.begin();
     let (resolved, fetched) = follow(inner, &name, &session, fetched, &mut names).await?;
     if names.digests[0] != reference.at(&resolved) {
         names.digests.push(reference.at(&resolved));
@@ -104,12 +108,14 @@ async fn bring(
         Some(manifest) => manifest,
         None => manifest_at(&name, &session, &resolved).await?,
     };
+    drop(looking);
     let source = Arc::new(Source::Registry(Box::new(session)));
     let order = Order { source, document: (resolved, document), manifest };
     // Held until the image is published: whoever comes meanwhile joins it.
     let (image, flight) = content(inner, &order, progress).await?;
     let inner = Arc::clone(inner);
-    let published = run_blocking(move || inner.publisher.publish(realm, &image, &names)).await;
+    let publishing = run_blocking(move || inner.publisher.publish(realm, &image, &names));
+    let published = Stage::PullPublish.run(publishing).await;
     drop(flight);
     published
 }
@@ -199,5 +205,8 @@ async fn watched<T: Clone>(
 pub(crate) async fn run_blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(f).await.unwrap_or_else(|e| Err(crate::flight::broken(&e)))
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(f))
+        .await
+        .unwrap_or_else(|e| Err(crate::flight::broken(&e)))
 }

@@ -13,12 +13,14 @@ use crate::snapshot::Owners;
 use crate::state::Shared;
 use crate::{Credentials, Error, Image, ImageId, Imported, Progress, ProgressSender, Realm, Result};
 use crate::{open, snapshot};
+use gantry_stage::Stage;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument as _;
 
 /// Where a store lives and how much it accepts.
 #[derive(Debug, Clone)]
@@ -236,6 +238,7 @@ impl ImageStore {
     /// [`Error::NoSpace`], [`Error::Io`], and [`Error::Corrupt`] for a stream longer than
     /// [`Limits::layer_bytes`].
     pub async fn spool(&self, reader: impl AsyncRead + Send + Unpin) -> Result<File> {
+        let _receiving = Stage::ImportSpool.begin();
         let inner = Arc::clone(&self.inner);
         let file = run_blocking(move || inner.disk.unnamed_file()).await?;
         let mut file = tokio::fs::File::from_std(file);
@@ -286,7 +289,10 @@ impl ImageStore {
     /// the background. Needs no disk space.
     pub fn remove(&self, realm: Realm, name_or_id: &str) -> Result<bool> {
         match self.inner.find(realm, name_or_id) {
-            Some(id) => self.inner.publisher.remove(realm, &id),
+            Some(id) => {
+                let _removing = Stage::RemoveImage.begin();
+                self.inner.publisher.remove(realm, &id)
+            }
             None => Ok(false),
         }
     }
@@ -366,5 +372,5 @@ impl ImageStore {
 
 /// Runs a call as a task of its own, so that a caller that goes away does not break it off.
 async fn detached<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(call).await.unwrap_or_else(|e| Err(crate::flight::broken(&e)))
+    tokio::spawn(call.in_current_span()).await.unwrap_or_else(|e| Err(crate::flight::broken(&e)))
 }

@@ -5,7 +5,7 @@ use crate::error::Kind;
 use crate::flight::{Flights, lock};
 use crate::handler::{HandlerConfig, Handlers};
 use crate::pod::Pod;
-use crate::record::PodState;
+use crate::record::{ContainerState, PodState};
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
 use crate::{Error, Realm, Result, id};
@@ -42,6 +42,17 @@ pub struct EngineConfig {
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
+}
+
+/// Who there is: one entry each, also for what is being made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Realm and state of each sandbox.
+    pub pods: Vec<(Realm, PodState)>,
+    /// Realm and state of each container.
+    pub containers: Vec<(Realm, ContainerState)>,
+    /// Monitors that this daemon is connected to.
+    pub monitors: usize,
 }
 
 /// What names a sandbox for its maker: the same key again means the same sandbox.
@@ -143,6 +154,20 @@ impl Engine {
     /// Sandbox records that could not be understood: where they are, and why.
     pub fn quarantined(&self) -> Vec<(PathBuf, String)> {
         lock(&self.inner.quarantined).clone()
+    }
+
+    /// How many sandboxes, containers and monitors there are, from memory.
+    pub fn census(&self) -> Census {
+        let (pods, containers) = {
+            let state = lock(&self.inner.state);
+            let pods: Vec<_> = state.pods.values().cloned().collect();
+            (pods, state.containers.values().cloned().collect::<Vec<_>>())
+        };
+        Census {
+            monitors: pods.iter().filter(|p| p.monitor().is_some()).count(),
+            pods: pods.iter().map(|p| (p.realm, p.record().state)).collect(),
+            containers: containers.iter().map(|c| (c.pod.realm, c.record().state)).collect(),
+        }
     }
 
     /// Number of sandboxes of both realms, ready or not.

@@ -9,6 +9,7 @@ use crate::pod::Pod;
 use crate::record::ContainerState;
 use crate::{Error, Realm, Result, spec};
 use gantry_monitor_api::{ExecRequest, Reply, Request};
+use gantry_stage::Stage;
 use gantry_sys::console::ConsoleSocket;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -86,7 +87,7 @@ async fn run(
     // Ours are the last copies outside the command: with them gone its end of file is seen.
     drop((stdout_end, stderr_end, stdin));
     let Running { monitor, exec_id, exited, expected: _expected } = running;
-    let session = collect(stdout, stderr, exited);
+    let session = Stage::ExecCommand.run(collect(stdout, stderr, exited));
     let Some(limit) = limit else { return session.await };
     match tokio::time::timeout(limit, session).await {
         Ok(output) => output,
@@ -145,7 +146,8 @@ pub(crate) async fn launch(
         console_socket: console.as_ref().map(ConsoleSocket::short_path),
         timeout_ms: SPAWN_LIMIT.as_millis() as u64,
     });
-    match monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10)).await? {
+    let asking = monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10));
+    match Stage::ExecRuntime.run(asking).await? {
         Reply::Started(_) => {}
         other => return Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to an exec"))),
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tracing::Instrument as _;
 
 /// Running calls by key. A call runs on a task of its own: a caller that goes away does not end it.
 pub(crate) struct Flights<K, T: Clone> {
@@ -38,11 +39,13 @@ where
                 None => {
                     let work = start();
                     let (map, mine) = (self.running.clone(), key.clone());
-                    let task = tokio::spawn(async move {
+                    // What it logs belongs to the request that began it.
+                    let work = async move {
                         let result = work.await;
                         lock(&map).remove(&mine);
                         result
-                    });
+                    };
+                    let task = tokio::spawn(work.in_current_span());
                     let (map, mine) = (self.running.clone(), key.clone());
                     let call = async move {
                         task.await.unwrap_or_else(|e| {
@@ -71,7 +74,7 @@ pub(crate) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let ended = |e| Err(Error::new(Kind::Internal, format!("the operation ended abnormally: {e}")));
-    tokio::spawn(work).await.unwrap_or_else(ended)
+    tokio::spawn(work.in_current_span()).await.unwrap_or_else(ended)
 }
 
 /// Runs blocking work off the async threads.
@@ -79,7 +82,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let ended = |e| Err(Error::new(Kind::Internal, format!("the operation ended abnormally: {e}")));
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or_else(ended)
 }
 
 /// Locks a mutex whose data stays consistent even if a holder panicked between two assignments.

@@ -30,7 +30,7 @@ mod streaming;
 mod undo;
 mod view;
 
-pub use engine::{Engine, EngineConfig};
+pub use engine::{Census, Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};

@@ -5,7 +5,7 @@ use crate::flight::lock;
 use crate::{Error, Result};
 use gantry_cgroup::Hierarchies;
 use gantry_monitor_api::Client;
-use gantry_sys::{memfd, seqpacket};
+use gantry_sys::{limits, memfd, seqpacket};
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -97,6 +97,8 @@ fn spawn(program: &OwnedFd, hierarchies: &Hierarchies, pod_dir: &Path) -> Result
         .stderr(log_too)
         .spawn()
         .map_err(io_error("spawn the monitor", &path))?;
+    // Before it is told to make anything: what it starts has the limit that the daemon was started with.
+    limits::give_back_open_files(child.id())?;
     hierarchies.place(MONITORS_CGROUP, child.id())?;
     Ok((Client::from_socket(ours), child))
 }

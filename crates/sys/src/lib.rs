@@ -11,6 +11,7 @@ pub mod fork;
 pub mod heap;
 pub mod idmap;
 pub mod keyring;
+pub mod limits;
 pub mod memfd;
 pub mod mount;
 pub mod netns;

@@ -5,6 +5,7 @@ use serde_json::Value;
 /// Layer of each product crate, by the name of its folder.
 const LAYERS: [(&str, u8); 16] = [
     ("sys", 0),
+    ("stage", 0),
     ("cri-api", 0),
     ("cgroup", 1),
     ("monitor-api", 1),

@@ -11,6 +11,7 @@ pub use layers::{ConfigError, DEFAULT_FILE, Layers, Origin, Problem, Setting};
 pub use text::{default_file, markdown_table};
 pub use values::{LogFilter, Number, OptionValue, Shape, SocketAddress};
 
+use crate::metrics::MetricsAddress;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -103,6 +104,8 @@ options! {
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
+    /// Where metrics are served, over HTTP; a TCP address or unix:///path. Nowhere unless it is given.
+    metrics_address, "metrics-address": Option<MetricsAddress> = "\"\"";
     /// Written once the sockets answer.
     pid_file, "pid-file": Option<PathBuf> = "\"\"";
     /// A level (error, warn, info, debug, trace) or a filter such as info,gantry_netns=debug.

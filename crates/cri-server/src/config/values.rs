@@ -1,5 +1,6 @@
 //! Types that an option can have: from TOML, from a flag.
 
+use crate::metrics::MetricsAddress;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -209,6 +210,14 @@ impl OptionValue for SocketAddress {
             }
             _ => Err(format!("{text:?} is not a socket address; write unix:///path/to/socket")),
         }
+    }
+}
+
+impl OptionValue for MetricsAddress {
+    const PLACEHOLDER: &'static str = "ADDRESS";
+
+    fn from_toml(value: &toml::Value) -> Result<Self, String> {
+        text(value, "an address such as \"127.0.0.1:9550\"")?.parse()
     }
 }
 

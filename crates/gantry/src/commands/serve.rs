@@ -3,13 +3,14 @@
 use crate::cli::ServeArgs;
 use anyhow::{Context as _, Result};
 use gantry_cri_server::config::Layers;
-use gantry_cri_server::{App, logging};
+use gantry_cri_server::{App, Metrics, logging};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let config = layers(args).finish()?;
-    logging::start(&config)?;
+    let metrics = Metrics::new().context("set up metrics")?;
+    logging::start(&config, &metrics)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -19,7 +20,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode> {
         // Caught before anything is made, so that an early signal ends the daemon in order.
         let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-        let app = App::build(config).await?;
+        let app = App::build(config, metrics).await?;
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use gantry_cri_api::v1::{self, NamespaceMode};
 use gantry_image_store::Image;
 use gantry_monitor_api::Process;
+use gantry_stage::Stage;
 use gantry_sys::pidfd;
 use std::io::Read as _;
 use std::path::Path;
@@ -32,6 +33,7 @@ pub(super) fn write(
     config: &v1::ContainerConfig,
     image: &Image,
 ) -> Result<Made> {
+    let making = Stage::ContainerSpec.begin();
     let pod = container.pod.record().clone();
     let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
     let rootfs = container.rootfs();
@@ -75,6 +77,8 @@ pub(super) fn write(
     if document["process"]["oomScoreAdj"].as_i64() != Some(asked) {
         crate::host::warn_oom_score(asked);
     }
+    drop(making);
+    let _writing = Stage::ContainerBundle.begin();
     write_json(&container.dir.join("config.json"), &document)?;
     Ok(Made {
         user,

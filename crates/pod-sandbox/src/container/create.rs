@@ -10,6 +10,7 @@ use crate::record::{self, ContainerRecord, ContainerState, User};
 use crate::{Error, Realm, Result, spec};
 use gantry_cri_api::v1;
 use gantry_image_store::{Image, Owners};
+use gantry_stage::Stage;
 use prost::Message as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -144,7 +145,7 @@ async fn create(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<String
             Ok(container.id.clone())
         }
         Err(error) => {
-            inner.abandon_container(container).await;
+            Stage::ContainerUndo.run(inner.abandon_container(container)).await;
             Err(error)
         }
     }
@@ -152,6 +153,7 @@ async fn create(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<String
 
 async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     let pod = &container.pod;
+    let looking = Stage::ContainerSources.begin();
     let _gate = pod.gate.read().await;
     if !pod.is_ready() {
         let message = format!("sandbox {} is not ready; its containers need a new one", pod.id);
@@ -167,6 +169,7 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         .mode(if userns.is_some() { 0o711 } else { 0o700 })
         .create(&container.dir)
         .map_err(io_error("create", &container.dir))?;
+    drop(looking);
     container.update(|_| {})?;
     let pod_record = pod.record().clone();
     let default_log = pod_record.config.log_directory.is_empty().then(|| {
@@ -186,7 +189,8 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         .get(realm, &image_id)
         .ok_or_else(|| Error::new(Kind::NotFound, format!("image {image_id} was removed meanwhile")))?;
     let leased = image.id.clone();
-    blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from)).await?;
+    let leasing = blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from));
+    Stage::ContainerImage.run(leasing).await?;
 
     let rootfs = container.rootfs();
     container.promise(Undo::Unmount(rootfs.clone()))?;
@@ -195,6 +199,7 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         let (inner, container, mut config) = (inner.clone(), container.clone(), config.clone());
         move || {
             std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
+            let mounting = Stage::ContainerSnapshot.begin();
             match &userns {
                 Some(user) => {
                     let outside = |uid, gid| user.outside(uid, gid);
@@ -204,6 +209,7 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
                 None => inner.images.mount(&container.id, &rootfs)?,
             }
             mapped::map_sources(&container, &mut config.mounts, userns.as_ref())?;
+            drop(mounting);
             super::bundle::write(&inner, &container, &config, &image)
         }
     };

@@ -25,6 +25,7 @@ impl Engine {
             }
         };
         let request = Request::ReopenLog { container_id: container.id.clone() };
-        monitor.order(request).await.map_err(|e| e.context(format!("container {}", container.id)))
+        let ordered = gantry_stage::Stage::ReopenLog.run(monitor.order(request)).await;
+        ordered.map_err(|e| e.context(format!("container {}", container.id)))
     }
 }

@@ -6,6 +6,7 @@ use crate::flight::{blocking, detached, lock};
 use crate::record::ContainerState;
 use crate::{Realm, Result};
 use gantry_monitor_api::Request;
+use gantry_stage::Stage;
 use std::sync::Arc;
 
 impl Engine {
@@ -24,6 +25,7 @@ impl Inner {
     }
 
     async fn try_remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let killing = Stage::RemoveKill.begin();
         self.kill_container(container).await?;
         let _operation = container.operation.lock().await;
         // A start may have gone through while the lock was waited for.
@@ -31,6 +33,8 @@ impl Inner {
         if !lock(&self.state).containers.contains_key(&container.id) {
             return Ok(());
         }
+        drop(killing);
+        let _undoing = Stage::RemoveUndo.begin();
         let started = container.record().state != ContainerState::Created;
         if let Some(monitor) = container.pod.monitor().filter(|_| started) {
             let request = Request::Forget { container_id: container.id.clone() };

@@ -8,6 +8,7 @@ use crate::record::ContainerState;
 use crate::{Error, Realm, Result};
 use gantry_cri_api::v1::NamespaceMode;
 use gantry_monitor_api::{Reply, Request, StartRequest};
+use gantry_stage::Stage;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +35,11 @@ impl Engine {
 
 impl Inner {
     async fn start_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let waiting = Stage::StartWait.begin();
         let _operation = container.operation.lock().await;
         let pod = &container.pod;
         let _gate = pod.gate.read().await;
+        drop(waiting);
         let record = container.record().clone();
         match record.state {
             // Starting: a daemon before this one asked for it, or died before it could; the monitor knows.
@@ -74,7 +77,8 @@ impl Inner {
             timeout_ms: START_LIMIT.as_millis() as u64,
         });
         // The monitor's own limit comes first; this one only guards against a monitor that hangs.
-        match monitor.ask(&request, &[], START_LIMIT + Duration::from_secs(10)).await {
+        let asking = monitor.ask(&request, &[], START_LIMIT + Duration::from_secs(10));
+        match Stage::StartRuntime.run(asking).await {
             Ok(Reply::Started(reply)) => {
                 container.mark_running(reply.process, reply.started_at);
                 let ms = started.elapsed().as_millis() as u64;

@@ -8,6 +8,7 @@ use crate::record::ContainerState;
 use crate::undo::KILL_LIMIT;
 use crate::{Error, Realm, Result};
 use gantry_monitor_api::ExitRecord;
+use gantry_stage::Stage;
 use gantry_sys::pidfd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,10 +55,11 @@ impl Inner {
                 // Gone already is what was asked for.
                 let _gone = process.signal(signal);
                 // The end of the grace period is no failure: the kill below follows.
-                let _grace_over = tokio::time::timeout(grace, container.wait_exited()).await;
+                let waiting = tokio::time::timeout(grace, container.wait_exited());
+                let _grace_over = Stage::StopGrace.run(waiting).await;
             }
         }
-        self.kill_container(container).await
+        Stage::StopKill.run(self.kill_container(container)).await
     }
 
     /// Kills a container and waits until its end is on record. Does nothing for one that does not run.

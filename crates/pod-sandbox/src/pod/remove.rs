@@ -4,6 +4,7 @@ use super::Pod;
 use crate::engine::{Engine, Inner, remove_tree};
 use crate::flight::{blocking, detached, lock};
 use crate::{Realm, Result};
+use gantry_stage::Stage;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,12 @@ impl Engine {
 impl Inner {
     pub(crate) async fn remove_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         self.stop_pod(pod).await?;
+        let removing = Stage::RemovePodContainers.begin();
         for container in self.containers_of(&pod.id) {
             self.remove_container(&container).await?;
         }
+        drop(removing);
+        let _undoing = Stage::RemovePodUndo.begin();
         let _gate = pod.gate.write().await;
         self.undo_pod(pod, |_| false).await?;
         self.forget_pod(pod).await?;

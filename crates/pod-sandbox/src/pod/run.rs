@@ -12,6 +12,7 @@ use crate::record::{self, PodRecord, PodState};
 use crate::{Error, Realm, Result};
 use gantry_cri_api::v1;
 use gantry_monitor_api::{IdMap, Namespaces, Setup, UserNamespace, VERSION};
+use gantry_stage::Stage;
 use gantry_sys::mount;
 use prost::Message as _;
 use rustix::mount::MountFlags;
@@ -126,7 +127,7 @@ async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
         }
         Err(error) => {
             pod.set_stopping();
-            inner.abandon_pod(pod).await;
+            Stage::SandboxUndo.run(inner.abandon_pod(pod)).await;
             Err(error)
         }
     }
@@ -159,6 +160,7 @@ async fn wait_for_earlier(inner: &Inner, pod: &Pod) {
 async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     let record = pod.record().clone();
     let namespaces = PodNamespaces::of(&record);
+    let recording = Stage::SandboxRecord.begin();
     // What the request gets wrong is found before anything is made.
     inner.cgroup(&record.cgroup_parent)?;
     let user = user_namespace::wanted(&record)?;
@@ -167,6 +169,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     }
     let root = PodRoot::of(user.as_ref());
     make_dirs(inner, pod, &record, root)?;
+    drop(recording);
 
     let hostname = hostname(&record, &namespaces);
     let setup = Setup {
@@ -185,6 +188,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         pause_oom_score_adj: -998,
     };
     pod.promise(Undo::StopMonitor)?;
+    let starting = Stage::SandboxMonitor.begin();
     let (client, child) = inner.spawner.spawn(&pod.dir).await?;
     let pid = child.id() as i32;
     inner.reap(child);
@@ -197,11 +201,13 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         r.monitor = Some(hello.monitor);
         r.pause = Some(pause);
     })?;
+    drop(starting);
 
     let mut ips = Vec::new();
     if !namespaces.host_network {
-        ips = attach(inner, pod, &record, pause.pid).await?;
+        ips = Stage::SandboxNetwork.run(attach(inner, pod, &record, pause.pid)).await?;
     }
+    let _writing = Stage::SandboxFiles.begin();
     let shm = (!namespaces.host_ipc).then(|| pod.shm_dir());
     if let Some(shm) = &shm {
         std::fs::create_dir(shm).map_err(io_error("create", shm))?;

@@ -8,6 +8,7 @@ use crate::monitor::{Monitor, Notice};
 use crate::record::{ContainerState, PodState};
 use crate::{Realm, Result};
 use gantry_monitor_api::{Event, ExitRecord};
+use gantry_stage::Stage;
 use std::sync::Arc;
 
 /// Reason of containers whose monitor was killed.
@@ -32,18 +33,22 @@ impl Inner {
         pod.set_stopping();
         // What is being started ends now: with its monitor gone each pending call fails at once, so
         // the gate below is never waited for longer than that.
+        let killing = Stage::StopPodContainers.begin();
         for container in self.containers_of(&pod.id) {
             self.kill_container(&container)
                 .await
                 .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
-        let _gate = pod.gate.write().await;
+        drop(killing);
+        let _gate = Stage::StopPodWait.run(pod.gate.write()).await;
+        let killing = Stage::StopPodContainers.begin();
         for container in self.containers_of(&pod.id) {
             self.kill_container(&container)
                 .await
                 .map_err(|e| e.context(format!("pod sandbox {}", pod.id)))?;
         }
-        let undone = self.undo_pod(pod, keep_for_removal).await;
+        drop(killing);
+        let undone = Stage::StopPodUndo.run(self.undo_pod(pod, keep_for_removal)).await;
         if pod.owed().contains(&Undo::StopMonitor) {
             return undone;
         }
