@@ -7,6 +7,7 @@ use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
 use crate::spawn::Streams;
+use crate::waiter::{self, Answer};
 use gantry_monitor_api::{ErrorKind, ExecRequest, Process, Reply, Request, StartRequest, Started, VERSION};
 use gantry_sys::pidfd;
 use std::fs::File;
@@ -43,6 +44,10 @@ enum Purpose {
     Start { request: Box<StartRequest>, oom: OomCounter, stdin: Option<OwnedFd>, output: Output },
     Exec { exec_id: String, killed: bool },
 }
+
+/// The process that a runtime started, its end if it has ended already, and where its end is told if
+/// another process stands for it.
+type Adopted = (i32, Option<End>, Option<Answer>);
 
 /// Our ends of a container's output. They go to the log thread once the container runs; what the OCI
 /// runtime itself says before, when it fails, is no container's output.
@@ -212,7 +217,8 @@ impl EventLoop {
             .ok_or((ErrorKind::Invalid, "an exec carries stdin, stdout and stderr".to_owned()))?;
         let pid_file = self.pod_dir.join(format!("exec-{}.pid", request.exec_id));
         let (file, pid_path) = (request.process_file.display().to_string(), pid_file.display().to_string());
-        let args = ["exec", "--detach", "--process", &file, "--pid-file", &pid_path, container];
+        let mut args = vec!["exec", "--detach", "--process", &file, "--pid-file", &pid_path];
+        args.extend(request.options.iter().map(String::as_str).chain([container.as_str()]));
         let limit = Duration::from_millis(request.timeout_ms);
         let log = request.runtime_log.clone();
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
@@ -272,7 +278,7 @@ impl EventLoop {
         let started = self.outcome(&call, end, &purpose);
         // Read once; left over it would only be bytes on a tmpfs.
         let _gone = std::fs::remove_file(&call.pid_file);
-        let (pid, ended) = match started {
+        let (pid, ended, answer) = match started {
             Ok(started) => started,
             Err((kind, why)) => {
                 if let Some((token, id)) = asker {
@@ -294,6 +300,7 @@ impl EventLoop {
                     started_at: call.started_at,
                     oom,
                     _stdin: stdin,
+                    answer,
                     exit: None,
                     unwritten: false,
                 };
@@ -331,7 +338,7 @@ impl EventLoop {
         call: &RuntimeCall,
         end: End,
         purpose: &Purpose,
-    ) -> Result<(i32, Option<End>), (ErrorKind, String)> {
+    ) -> Result<Adopted, (ErrorKind, String)> {
         let words = || match purpose {
             Purpose::Start { output, .. } => call.words().or_else(|| output.last_words()),
             Purpose::Exec { .. } => call.words(),
@@ -345,13 +352,19 @@ impl EventLoop {
             let words = words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
             return Err((ErrorKind::Runtime, words));
         }
+        if let Purpose::Start { request, .. } = purpose
+            && request.by_wait
+        {
+            let waiter = waiter::start(&request.runtime, &request.container_id);
+            return waiter.map(|(pid, answer)| (pid, None, Some(answer))).map_err(|e| (ErrorKind::System, e));
+        }
         let pid = call.started_pid().map_err(|why| (ErrorKind::Runtime, why))?;
         let ended = self.claim_stray(pid, call.begun);
         if self.knows(pid) || (ended.is_none() && !is_child(pid)) {
             let message = format!("the OCI runtime named process {pid}, which is none that it started");
             return Err((ErrorKind::Runtime, message));
         }
-        Ok((pid, ended))
+        Ok((pid, ended, None))
     }
 }
 

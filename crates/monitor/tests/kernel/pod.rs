@@ -239,6 +239,7 @@ impl Pod {
             stdin: false,
             terminal: false,
             oom_counter: None,
+            by_wait: false,
             timeout_ms: 60_000,
         }
     }
@@ -280,6 +281,7 @@ impl Pod {
             runtime: self.runtime(),
             runtime_log: self.dir.join("runc.log"),
             process_file,
+            options: Vec::new(),
             timeout_ms: 60_000,
         }
     }
