@@ -8,7 +8,7 @@ use crate::pod::Pod;
 use crate::record::PodState;
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
-use crate::{Error, Realm, Result, id};
+use crate::{Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
 use gantry_netns::BuiltinNetwork;
@@ -105,6 +105,10 @@ impl Engine {
         }
         let handlers = Handlers::open(&config.handlers, &config.monitor_program, &run_dir.join("handlers"))?;
         let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;
+        if handlers.iter().any(|h| h.broken().is_none() && h.sandboxer() == SandboxerKind::OciSandbox) {
+            let root = run_dir.join("handlers").join(sandboxer::PAUSE_ROOT);
+            sandboxer::prepare_pause_root(&root, &config.monitor_program)?;
+        }
         let host = crate::host::facts(&config.hierarchies);
         let inner = Inner {
             root: config.root,

@@ -98,6 +98,10 @@ async fn run(
         runtime: handler.command(&pod.runtime_root(), &files.log),
         runtime_log: files.log.clone(),
         process_file: files.process.clone(),
+        options: match pod.is_sandboxed() {
+            true => vec!["--internal-pid-file".into(), files.inner_pid.display().to_string()],
+            false => Vec::new(),
+        },
         timeout_ms: SPAWN_LIMIT.as_millis() as u64,
     });
     let fds = [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
@@ -112,6 +116,9 @@ async fn run(
     match tokio::time::timeout(limit, session).await {
         Ok(output) => output,
         Err(_) => {
+            if pod.is_sandboxed() {
+                inner.kill_exec_in_sandbox(container, &files.inner_pid).await?;
+            }
             monitor.order(Request::KillExec { exec_id: exec_id.clone() }).await?;
             tracing::info!(container = %container.id, seconds = limit.as_secs(), "exec timed out and was killed");
             Ok(ExecOutput {
@@ -190,18 +197,20 @@ fn write_process(bundle: &Path, file: &Path, command: &[String]) -> Result<()> {
 struct ExecFiles {
     process: PathBuf,
     log: PathBuf,
+    /// Where a runtime with a kernel of its own tells the pid in the container.
+    inner_pid: PathBuf,
 }
 
 impl ExecFiles {
     fn new(pod: &Pod, id: &str) -> Self {
         let file = |kind: &str| pod.dir.join(format!("exec-{id}.{kind}"));
-        Self { process: file("json"), log: file("log") }
+        Self { process: file("json"), log: file("log"), inner_pid: file("inner-pid") }
     }
 }
 
 impl Drop for ExecFiles {
     fn drop(&mut self) {
-        for file in [&self.process, &self.log] {
+        for file in [&self.process, &self.log, &self.inner_pid] {
             // Left over they only cost their bytes until the pod is removed.
             let _gone = std::fs::remove_file(file);
         }

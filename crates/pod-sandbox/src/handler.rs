@@ -1,7 +1,7 @@
 //! Runtime handlers: the OCI runtimes that pods can ask for by name, and which of them work here.
 
 use crate::error::Kind;
-use crate::{Error, Result};
+use crate::{Error, Result, SandboxerKind};
 use gantry_sys::memfd;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -27,7 +27,7 @@ pub struct HandlerConfig {
     pub named: BTreeMap<String, PathBuf>,
     /// Name of the default handler, or [`AUTO`].
     pub default: String,
-    /// Directories searched for `runc` and `crun`.
+    /// Directories searched for `runc`, `crun` and `runsc`.
     pub search: Vec<PathBuf>,
     /// Use the systemd cgroup driver.
     pub systemd_cgroup: bool,
@@ -41,6 +41,9 @@ pub struct Handler {
     /// The embedded runtime, sealed once instead of copying itself at every call.
     sealed: Option<OwnedFd>,
     systemd_cgroup: bool,
+    sandboxer: SandboxerKind,
+    /// Further global options without which it does not work on this host.
+    options: Vec<String>,
     /// `None` when it works, else why it does not.
     broken: Option<String>,
     /// The configuration names it; otherwise it was found on the node.
@@ -55,6 +58,8 @@ impl Handler {
             path: path.into(),
             sealed,
             systemd_cgroup,
+            sandboxer: SandboxerKind::default(),
+            options: Vec::new(),
             broken: None,
             configured: false,
         })
@@ -68,6 +73,11 @@ impl Handler {
     /// The program.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How it makes sandboxes, as its self-test found.
+    pub fn sandboxer(&self) -> SandboxerKind {
+        self.sandboxer
     }
 
     /// Why it does not work on this host, as its self-test found; `None` when it does.
@@ -93,6 +103,7 @@ impl Handler {
         if self.systemd_cgroup {
             command.push("--systemd-cgroup".into());
         }
+        command.extend(self.options.iter().cloned());
         command
     }
 }
@@ -115,7 +126,7 @@ impl Handlers {
     /// [`Kind::FailedPrecondition`] when the default is unknown or no runtime works.
     pub fn open(config: &HandlerConfig, monitor: &Path, scratch: &Path) -> Result<Self> {
         let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for name in ["runc", "crun"] {
+        for name in ["runc", "crun", "runsc"] {
             let found = config.search.iter().map(|d| d.join(name)).find(|p| p.is_file());
             paths.extend(found.map(|p| (name.to_owned(), p)));
         }
@@ -130,9 +141,13 @@ impl Handlers {
         }
         let verdicts = self_test::run(&all, monitor, scratch);
         for (name, verdict) in verdicts {
-            if let (Some(handler), Err(why)) = (all.get_mut(&name), verdict) {
-                tracing::info!(handler = name, reason = why, "handler does not work on this host");
-                handler.broken = Some(why);
+            let Some(handler) = all.get_mut(&name) else { continue };
+            match verdict {
+                Ok(found) => (handler.sandboxer, handler.options) = (found.sandboxer, found.options),
+                Err(why) => {
+                    tracing::info!(handler = name, reason = why, "handler does not work on this host");
+                    handler.broken = Some(why);
+                }
             }
         }
         let default = choose(&config.default, &all)?;
@@ -181,13 +196,20 @@ fn choose(wanted: &str, all: &BTreeMap<String, Handler>) -> Result<String> {
         let message = format!("default runtime {wanted:?} is unknown; known: {}", known.join(", "));
         return Err(Error::new(Kind::FailedPrecondition, message));
     }
-    let works = |name: &str| all.get(name).is_some_and(|h| h.broken.is_none());
+    // A kernel of its own can do less than pods expect that name no handler.
+    let works = |name: &str| {
+        all.get(name).is_some_and(|h| h.broken.is_none() && h.sandboxer == SandboxerKind::Namespaces)
+    };
     let rest = all.keys().map(String::as_str).filter(|n| !PREFERENCE.contains(n));
     if let Some(name) = PREFERENCE.into_iter().chain(rest).find(|n| works(n)) {
         return Ok(name.to_owned());
     }
-    let tried: Vec<String> =
-        all.values().map(|h| format!("{}: {}", h.name, h.broken.as_deref().unwrap_or("?"))).collect();
+    let tried: Vec<String> = all
+        .values()
+        .map(|h| {
+            format!("{}: {}", h.name, h.broken.as_deref().unwrap_or("works, but only for pods that name it"))
+        })
+        .collect();
     let message = match tried.as_slice() {
         [] => "no OCI runtime found; install gantry-runtime beside gantry, or runc, or crun".to_owned(),
         tried => format!("no OCI runtime works on this host ({})", tried.join("; ")),
@@ -215,6 +237,11 @@ mod tests {
                 path: PathBuf::from("/bin").join(name),
                 sealed: None,
                 systemd_cgroup: false,
+                sandboxer: match *name {
+                    "runsc" => SandboxerKind::OciSandbox,
+                    _ => SandboxerKind::Namespaces,
+                },
+                options: Vec::new(),
                 broken: broken.map(String::from),
                 configured: false,
             };
@@ -233,6 +260,10 @@ mod tests {
         assert_eq!(choose(AUTO, &all).unwrap(), "mine");
         let error = choose(AUTO, &handlers(&[("crun", Some("hybrid cgroups"))])).unwrap_err().to_string();
         assert!(error.contains("crun: hybrid cgroups"), "{error}");
+        let sandboxed = handlers(&[("runsc", None), ("runc", None)]);
+        assert_eq!(choose(AUTO, &sandboxed).unwrap(), "runc");
+        assert!(choose(AUTO, &handlers(&[("runsc", None)])).is_err(), "only by name");
+        assert_eq!(choose("runsc", &sandboxed).unwrap(), "runsc");
         assert!(choose("kata", &all).unwrap_err().to_string().contains("known: mine, runc"));
     }
 

@@ -50,6 +50,7 @@ impl Inner {
     async fn undo(self: &Arc<Self>, step: &Undo, pod: &Arc<Pod>) -> Result<()> {
         match step.clone() {
             Undo::RemoveDir(dir) => blocking(move || remove_tree(&dir)).await,
+            Undo::StopSandbox => self.stop_sandbox(pod).await,
             Undo::StopMonitor => self.stop_monitor(pod).await,
             Undo::DetachNetwork => self.network.detach(&pod.id).await.map_err(Error::from),
             Undo::Unmount(path) => blocking(move || Ok(mount::detach(&path)?)).await,

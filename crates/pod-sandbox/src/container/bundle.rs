@@ -99,6 +99,8 @@ fn namespaces(
         None => NamespaceMode::Container,
     };
     let pid = match mode {
+        // In a sandbox with a kernel of its own all but the network is the sandbox's own.
+        NamespaceMode::Pod if container.pod.is_sandboxed() && asked.shared_pid => Ns::Host,
         NamespaceMode::Container => Ns::New,
         NamespaceMode::Node => Ns::Host,
         NamespaceMode::Pod if asked.shared_pid => join(false, "pid"),
@@ -115,6 +117,9 @@ fn namespaces(
             Ns::Join(namespace_path(process.pid, "pid"))
         }
     };
+    if container.pod.is_sandboxed() {
+        return Ok(Namespaces { net: join(false, "net"), ipc: Ns::New, uts: Ns::New, pid });
+    }
     Ok(Namespaces {
         net: join(asked.host_network, "net"),
         ipc: join(asked.host_ipc, "ipc"),

@@ -5,7 +5,7 @@ use crate::engine::{Engine, Inner};
 use crate::error::Kind;
 use crate::flight::detached;
 use crate::record::ContainerState;
-use crate::{Error, Realm, Result};
+use crate::{Error, Realm, Result, sandboxer};
 use gantry_monitor_api::{Reply, Request, StartRequest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,11 @@ impl Inner {
         };
         let monitor = pod.monitor().filter(|_| pod.is_ready()).ok_or_else(not_ready)?;
         let handler = self.handlers.get(&pod.record().handler)?;
-        let cgroup = self.cgroup(&record.cgroup)?;
+        let sandboxed = pod.is_sandboxed();
+        let cgroup = match sandboxed {
+            true => self.cgroup(&sandboxer::sandbox_cgroup(&pod.record()))?,
+            false => self.cgroup(&record.cgroup)?,
+        };
         container.update(|r| r.state = ContainerState::Starting)?;
         let started = std::time::Instant::now();
         let request = Request::Start(StartRequest {
@@ -64,6 +68,7 @@ impl Inner {
             stdin: record.config.stdin,
             terminal: record.config.tty,
             oom_counter: cgroup.oom_counter(),
+            by_wait: sandboxed,
             timeout_ms: START_LIMIT.as_millis() as u64,
         });
         // The monitor's own limit comes first; this one only guards against a monitor that hangs.
@@ -78,6 +83,9 @@ impl Inner {
             Err(error) if error.kind() == Kind::AlreadyExists => self.resume_start(container).await,
             Ok(other) => Err(Error::new(Kind::Internal, format!("monitor answered {other:?} to a start"))),
             Err(error) => {
+                if sandboxed && let Err(left) = self.delete_in_sandbox(container).await {
+                    tracing::debug!(container = %container.id, error = %left, "delete after a failed start");
+                }
                 let message = error.to_string();
                 container.note(|r| {
                     r.state = ContainerState::Exited;

@@ -5,10 +5,11 @@
 //! or namespaces is found out at start and not by the first pod.
 
 use super::Handler;
+use crate::SandboxerKind;
 use crate::record::{read_json, write_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,7 +24,20 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Most bytes of a runtime's own words that are kept.
 const WORDS: u64 = 2048;
 
-type Verdict = Result<(), String>;
+/// How a runtime works here, or why it does not.
+type Verdict = Result<Found, String>;
+
+/// What the test found out about a runtime that works.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Found {
+    pub(super) sandboxer: SandboxerKind,
+    /// Global options that it needs.
+    pub(super) options: Vec<String>,
+}
+
+/// Options with which gVisor is tried, in this order: as it comes, and with the platform that needs
+/// nothing of the host.
+const SANDBOX_OPTIONS: [&[&str]; 2] = [&[], &["--platform=ptrace"]];
 
 /// A verdict, and the program it was found on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +62,7 @@ pub(super) fn run(
                 scope.spawn(move || {
                     let program = fingerprint(&handler.path)?;
                     if earlier.is_some_and(|k| k.program == program) {
-                        return Ok((program, earlier.map_or(Ok(()), |k| k.verdict.clone())));
+                        return Ok((program, earlier.map_or(Ok(Found::default()), |k| k.verdict.clone())));
                     }
                     Ok((program, test(handler, monitor, scratch)))
                 })
@@ -78,9 +92,49 @@ fn fingerprint(path: &Path) -> Result<(u64, u64, u64, i64), String> {
 }
 
 fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
+    let sandboxer = sandboxer(handler)?;
+    let tries: &[&[&str]] = match sandboxer {
+        SandboxerKind::Namespaces => &[&[]],
+        SandboxerKind::OciSandbox => &SANDBOX_OPTIONS,
+    };
+    let mut verdict = Err("it was not tried".to_owned());
+    for options in tries {
+        let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        verdict = test_with(handler, &options, monitor, scratch).map(|()| Found { sandboxer, options });
+        if verdict.is_ok() {
+            break;
+        }
+    }
+    verdict
+}
+
+/// Tells gVisor from the others by what the program says of its version.
+fn sandboxer(handler: &Handler) -> Result<SandboxerKind, String> {
+    if handler.sealed.is_some() {
+        return Ok(SandboxerKind::Namespaces);
+    }
+    let child = Command::new(&handler.path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("run {}: {e}", handler.path.display()))?;
+    let (_, words) = finish(child)?;
+    Ok(match words.starts_with("runsc ") {
+        true => SandboxerKind::OciSandbox,
+        false => SandboxerKind::Namespaces,
+    })
+}
+
+fn test_with(handler: &Handler, options: &[String], monitor: &Path, scratch: &Path) -> Result<(), String> {
     let id = format!("gantry-self-test-{}-{}", handler.name, std::process::id());
     let bundle = scratch.join(&id);
-    let verdict = prepare(&bundle, &id, monitor).and_then(|()| run_container(handler, &bundle, &id));
+    let verdict = prepare(&bundle, &id, monitor).and_then(|()| run_container(handler, options, &bundle, &id));
+    // gVisor pins a network namespace beside its state.
+    if let Err(e) = gantry_sys::mount::detach(&bundle.join("state/null-netns")) {
+        tracing::warn!(error = %e, "left over from a handler's self-test");
+    }
     // The bundle lies on our own tmpfs; nothing of it is needed again.
     if let Err(e) = std::fs::remove_dir_all(&bundle) {
         tracing::warn!(path = %bundle.display(), error = %e, "left over from a handler's self-test");
@@ -88,7 +142,7 @@ fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
     verdict
 }
 
-fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
+fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
     let rootfs = bundle.join("rootfs");
     let make = || -> std::io::Result<()> {
         for dir in ["proc", "dev", "sys"] {
@@ -122,8 +176,9 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Verdict {
     make().map_err(|e| format!("prepare self-test in {}: {e}", bundle.display()))
 }
 
-fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Verdict {
-    let command = handler.command(&bundle.join("state"), &bundle.join("log"));
+fn run_container(handler: &Handler, options: &[String], bundle: &Path, id: &str) -> Result<(), String> {
+    let mut command = handler.command(&bundle.join("state"), &bundle.join("log"));
+    command.extend_from_slice(options);
     let child = Command::new(&command[0])
         .args(&command[1..])
         .args(["run", "--bundle"])
@@ -155,14 +210,19 @@ fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Verdict {
     Err(format!("its self-test container ended with {status} instead of {RAN}: {}", words.trim()))
 }
 
-/// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said.
+/// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said on the one stream
+/// that is a pipe.
 fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
-    let stderr = child.stderr.take();
+    let stream: Option<Box<dyn Read + Send>> = match (child.stdout.take(), child.stderr.take()) {
+        (Some(stdout), _) => Some(Box::new(stdout)),
+        (None, Some(stderr)) => Some(Box::new(stderr)),
+        (None, None) => None,
+    };
     let reader = std::thread::spawn(move || {
         let mut words = String::new();
-        if let Some(stderr) = stderr {
+        if let Some(stream) = stream {
             // What is not text is left out; the exit status tells the rest.
-            let _partial = stderr.take(WORDS).read_to_string(&mut words);
+            let _partial = stream.take(WORDS).read_to_string(&mut words);
         }
         words
     });
