@@ -4,6 +4,7 @@ set -euo pipefail
 
 packages=(
   runc              # an OCI runtime beside the embedded one
+  crun runsc        # further handlers: another OCI runtime, and gVisor
   nftables          # host ports and masquerading of the built-in network
   busybox-static    # content of the test images
   docker-registry   # a registry of our own: tests reach no other

@@ -13,6 +13,7 @@ mod images;
 mod leaks;
 mod process;
 mod registry;
+mod runtimes;
 mod stage;
 mod watch;
 
@@ -21,7 +22,8 @@ pub use crictl::{Crictl, merge};
 pub use daemon::{Daemon, DaemonBuilder};
 pub use images::{BUSYBOX, busybox};
 pub use leaks::LeakSnapshot;
-pub use process::namespace;
+pub use process::{namespace, pids_in_cgroup};
 pub use registry::Registry;
+pub use runtimes::{HANDLERS, runsc};
 pub use stage::{Stage, dist, free_port};
 pub use watch::{LIMIT, Watch, logged, wait_file};

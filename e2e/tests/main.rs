@@ -7,6 +7,7 @@ mod containers;
 mod crash;
 mod disk_full;
 mod exec;
+mod gvisor;
 mod handlers;
 mod images;
 mod logs;
