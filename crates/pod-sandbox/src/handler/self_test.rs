@@ -100,7 +100,8 @@ fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
     let mut verdict = Err("it was not tried".to_owned());
     for options in tries {
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-        verdict = test_with(handler, &options, monitor, scratch).map(|()| Found { sandboxer, options });
+        verdict =
+            test_with(handler, sandboxer, &options, monitor, scratch).map(|()| Found { sandboxer, options });
         if verdict.is_ok() {
             break;
         }
@@ -127,10 +128,22 @@ fn sandboxer(handler: &Handler) -> Result<SandboxerKind, String> {
     })
 }
 
-fn test_with(handler: &Handler, options: &[String], monitor: &Path, scratch: &Path) -> Result<(), String> {
+fn test_with(
+    handler: &Handler,
+    sandboxer: SandboxerKind,
+    options: &[String],
+    monitor: &Path,
+    scratch: &Path,
+) -> Result<(), String> {
     let id = format!("gantry-self-test-{}-{}", handler.name, std::process::id());
     let bundle = scratch.join(&id);
-    let verdict = prepare(&bundle, &id, monitor).and_then(|()| run_container(handler, options, &bundle, &id));
+    let pids = match sandboxer {
+        SandboxerKind::Namespaces => 16,
+        // Its kernel has a thread for much.
+        SandboxerKind::OciSandbox => 4096,
+    };
+    let verdict =
+        prepare(&bundle, &id, monitor, pids).and_then(|()| run_container(handler, options, &bundle, &id));
     // gVisor pins a network namespace beside its state.
     if let Err(e) = gantry_sys::mount::detach(&bundle.join("state/null-netns")) {
         tracing::warn!(error = %e, "left over from a handler's self-test");
@@ -142,7 +155,7 @@ fn test_with(handler: &Handler, options: &[String], monitor: &Path, scratch: &Pa
     verdict
 }
 
-fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
+fn prepare(bundle: &Path, id: &str, monitor: &Path, pids: u32) -> Result<(), String> {
     let rootfs = bundle.join("rootfs");
     let make = || -> std::io::Result<()> {
         for dir in ["proc", "dev", "sys"] {
@@ -166,7 +179,7 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
             ],
             "linux": {
                 "cgroupsPath": format!("/{id}"),
-                "resources": {"pids": {"limit": 16}},
+                "resources": {"pids": {"limit": pids}},
                 "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                                {"type": "network"}],
             },
