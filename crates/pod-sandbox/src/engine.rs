@@ -103,7 +103,12 @@ impl Engine {
         for dir in ["pods", "quarantine", "handlers"].map(|d| run_dir.join(d)) {
             std::fs::create_dir_all(&dir).map_err(crate::error::io_error("create", &dir))?;
         }
-        let handlers = Handlers::open(&config.handlers, &config.monitor_program, &run_dir.join("handlers"))?;
+        let handlers = Handlers::open(
+            &config.handlers,
+            &config.hierarchies,
+            &config.monitor_program,
+            &run_dir.join("handlers"),
+        )?;
         let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;
         if handlers.iter().any(|h| h.broken().is_none() && h.sandboxer() == SandboxerKind::OciSandbox) {
             let root = run_dir.join("handlers").join(sandboxer::PAUSE_ROOT);

@@ -2,6 +2,7 @@
 
 use crate::error::Kind;
 use crate::{Error, Result, SandboxerKind};
+use gantry_cgroup::Hierarchies;
 use gantry_sys::memfd;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -118,13 +119,18 @@ pub struct Handlers {
 impl Handlers {
     /// Finds the runtimes, tests those that [`AUTO`] may choose, and settles the default.
     ///
-    /// `monitor` is the static program that the self-test runs as a container; `scratch` is a
+    /// `hierarchies` are where a runtime that fails may leave a cgroup; `monitor` is the static program that the self-test runs as a container; `scratch` is a
     /// directory for its bundles, on the run tmpfs. Verdicts are kept there until the next boot.
     ///
     /// # Errors
     ///
     /// [`Kind::FailedPrecondition`] when the default is unknown or no runtime works.
-    pub fn open(config: &HandlerConfig, monitor: &Path, scratch: &Path) -> Result<Self> {
+    pub fn open(
+        config: &HandlerConfig,
+        hierarchies: &Hierarchies,
+        monitor: &Path,
+        scratch: &Path,
+    ) -> Result<Self> {
         let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
         for name in ["runc", "crun", "runsc"] {
             let found = config.search.iter().map(|d| d.join(name)).find(|p| p.is_file());
@@ -139,7 +145,7 @@ impl Handlers {
             handler.configured = config.named.contains_key(name) || config.default == *name;
             all.insert(name.clone(), handler);
         }
-        let verdicts = self_test::run(&all, monitor, scratch);
+        let verdicts = self_test::run(&all, hierarchies, monitor, scratch);
         for (name, verdict) in verdicts {
             let Some(handler) = all.get_mut(&name) else { continue };
             match verdict {

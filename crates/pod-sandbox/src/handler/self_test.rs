@@ -7,6 +7,7 @@
 use super::Handler;
 use crate::SandboxerKind;
 use crate::record::{read_json, write_json};
+use gantry_cgroup::{Cgroup, Hierarchies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -49,6 +50,7 @@ struct Known {
 /// Tests all handlers at once; a verdict found earlier on the same program in this boot is kept.
 pub(super) fn run(
     all: &BTreeMap<String, Handler>,
+    hierarchies: &Hierarchies,
     monitor: &Path,
     scratch: &Path,
 ) -> BTreeMap<String, Verdict> {
@@ -64,7 +66,7 @@ pub(super) fn run(
                     if earlier.is_some_and(|k| k.program == program) {
                         return Ok((program, earlier.map_or(Ok(Found::default()), |k| k.verdict.clone())));
                     }
-                    Ok((program, test(handler, monitor, scratch)))
+                    Ok((program, test(handler, hierarchies, monitor, scratch)))
                 })
             })
             .collect();
@@ -91,7 +93,7 @@ fn fingerprint(path: &Path) -> Result<(u64, u64, u64, i64), String> {
     Ok((meta.dev(), meta.ino(), meta.size(), meta.mtime()))
 }
 
-fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
+fn test(handler: &Handler, hierarchies: &Hierarchies, monitor: &Path, scratch: &Path) -> Verdict {
     let sandboxer = sandboxer(handler)?;
     let tries: &[&[&str]] = match sandboxer {
         SandboxerKind::Namespaces => &[&[]],
@@ -100,13 +102,32 @@ fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
     let mut verdict = Err("it was not tried".to_owned());
     for options in tries {
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-        verdict =
-            test_with(handler, sandboxer, &options, monitor, scratch).map(|()| Found { sandboxer, options });
+        let outcome = test_with(handler, sandboxer, &options, monitor, scratch);
+        remove_cgroup(handler, hierarchies);
+        verdict = outcome.map(|()| Found { sandboxer, options });
+
         if verdict.is_ok() {
             break;
         }
     }
     verdict
+}
+
+/// Id of the container, and name of its cgroup.
+fn test_id(handler: &Handler) -> String {
+    format!("gantry-self-test-{}-{}", handler.name, std::process::id())
+}
+
+/// A runtime that failed may have left its cgroup, with processes in it.
+fn remove_cgroup(handler: &Handler, hierarchies: &Hierarchies) {
+    let remove = || {
+        let cgroup = Cgroup::new(hierarchies, &format!("/{}", test_id(handler)))?;
+        cgroup.kill(LIMIT)?;
+        cgroup.remove()
+    };
+    if let Err(error) = remove() {
+        tracing::warn!(handler = handler.name, %error, "cgroup left over from a handler's self-test");
+    }
 }
 
 /// Tells gVisor from the others by what the program says of its version.
@@ -135,7 +156,7 @@ fn test_with(
     monitor: &Path,
     scratch: &Path,
 ) -> Result<(), String> {
-    let id = format!("gantry-self-test-{}-{}", handler.name, std::process::id());
+    let id = test_id(handler);
     let bundle = scratch.join(&id);
     let pids = match sandboxer {
         SandboxerKind::Namespaces => 16,
