@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 
 packages=(
   runc              # an OCI runtime beside the embedded one
+  crun runsc        # further handlers: another OCI runtime, and gVisor
   nftables          # host ports and masquerading of the built-in network
   containernetworking-plugins iptables   # CNI plugins, and what one of them calls
   busybox-static    # content of the test images

@@ -59,7 +59,9 @@ impl DaemonBuilder {
         std::fs::create_dir_all(&self.dir).expect("make the daemon's directory");
         let config = format!("registries_conf = {:?}\n", self.registries_conf.display().to_string());
         std::fs::write(self.dir.join("config.toml"), config).expect("write the daemon's configuration");
-        let mut daemon = Daemon { setup: self, child: None };
+        let crun = format!("crun={}", crate::runtimes::crun(&self.dir).display());
+        let setup = self.args(&["--runtime", &crun]);
+        let mut daemon = Daemon { setup, child: None };
         daemon.restart();
         daemon
     }

@@ -35,6 +35,11 @@ pub(crate) fn processes() -> Vec<Running> {
     all
 }
 
+/// Processes in a cgroup whose path contains `part`.
+pub fn pids_in_cgroup(part: &str) -> Vec<u32> {
+    processes().iter().filter(|p| p.cgroups.contains(part) && p.state != 'Z').map(|p| p.pid).collect()
+}
+
 /// The namespace of `kind` of a process, as `net:[4026531840]`; `None` when it is gone.
 pub fn namespace(pid: u32, kind: &str) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;

@@ -1,6 +1,6 @@
 //! What a container gets: environment, mounts, identity, confinement, limits.
 
-use gantry_e2e::{BUSYBOX, Crictl, Daemon, Stage};
+use gantry_e2e::{BUSYBOX, Crictl, Daemon, HANDLERS, Stage};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -10,7 +10,7 @@ pub(super) fn with_each_handler(check: impl Fn(&Stage, &Crictl, &str)) {
     let daemon = stage.daemon("d").start();
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         check(&stage, &crictl, handler);
         crictl.remove_all();
     }

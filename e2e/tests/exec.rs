@@ -1,6 +1,6 @@
 //! ExecSync: output, exit codes, time limits.
 
-use gantry_e2e::{BUSYBOX, Crictl, Stage};
+use gantry_e2e::{BUSYBOX, Crictl, HANDLERS, Stage};
 use serde_json::json;
 
 /// Runs `check` with a container that waits for ever, once for each OCI runtime.
@@ -9,7 +9,7 @@ fn with_each_handler(check: impl Fn(&Crictl, &str, &str)) {
     let daemon = stage.daemon("d").start();
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         let pod = stage.pod(handler, json!({}));
         let pod_id = crictl.runp(handler, &pod);
         let id = crictl.start(&pod_id, &stage.container("c", "exec tail -f /dev/null", json!({})), &pod);

@@ -1,6 +1,6 @@
 //! Logs and exit codes.
 
-use gantry_e2e::{BUSYBOX, Stage, logged, wait_file};
+use gantry_e2e::{BUSYBOX, HANDLERS, Stage, logged, wait_file};
 use serde_json::json;
 
 #[test]
@@ -9,7 +9,7 @@ fn exit_codes_and_reasons() {
     let daemon = stage.daemon("d").start();
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         let pod = stage.pod(handler, json!({}));
         let pod_id = crictl.runp(handler, &pod);
         for (script, code, reason) in

@@ -10,6 +10,7 @@ mod crash;
 mod disk_full;
 mod errors;
 mod exec;
+mod gvisor;
 mod handlers;
 mod images;
 mod kill_at_every_step;

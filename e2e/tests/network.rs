@@ -1,6 +1,6 @@
 //! The built-in network: pods talk by address, and to the outside by published ports.
 
-use gantry_e2e::{BUSYBOX, Crictl, Stage, free_port, wait_file};
+use gantry_e2e::{BUSYBOX, Crictl, HANDLERS, Stage, free_port, wait_file};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
@@ -33,7 +33,7 @@ fn pods_talk_and_publish_ports() {
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
     assert_eq!(crictl.json(&["info"])["status"]["conditions"][1]["status"], json!(true), "NetworkReady");
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         let port = free_port();
         let ports = json!({"port_mappings": [{"protocol": 0, "container_port": 80, "host_port": port}]});
         let (web, visitor) = (stage.network_pod("web", ports), stage.network_pod("visitor", json!({})));

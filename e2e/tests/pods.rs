@@ -1,6 +1,6 @@
 //! What the containers of a pod share, and what the pod's own process gives away: nothing.
 
-use gantry_e2e::{BUSYBOX, Crictl, Stage, namespace};
+use gantry_e2e::{BUSYBOX, Crictl, HANDLERS, Stage, namespace};
 use serde_json::{Value, json};
 
 fn pid_mode(mode: i32) -> Value {
@@ -17,7 +17,7 @@ fn namespaces_are_shared_as_asked() {
     let daemon = stage.daemon("d").builtin_network().start();
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         // CRI: POD 0, CONTAINER 1, NODE 2.
         for (mode, shared, host) in [(0, true, false), (1, false, false), (2, true, true)] {
             let name = format!("{handler}-{mode}");
@@ -90,7 +90,7 @@ fn hostname_dns_hosts_and_sysctls() {
     let daemon = stage.daemon("d").builtin_network().start();
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         let over = json!({
             "hostname": "web-0",
             "dns_config": {"servers": ["10.0.0.10"], "searches": ["a.svc", "svc"], "options": ["ndots:5"]},
@@ -123,7 +123,7 @@ fn the_pods_own_process_gives_no_way_to_the_host() {
     crictl.ok(&["pull", BUSYBOX]);
     let marker = stage.dir().join("marker");
     std::fs::write(&marker, "a secret of the host\n").unwrap();
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         for capabilities in [json!([]), json!(["SYS_PTRACE"])] {
             let pod = stage.pod(handler, pid_mode(0));
             let pod_id = crictl.runp(handler, &pod);
@@ -183,7 +183,7 @@ fn containers_live_below_the_cgroup_parent_that_was_asked_for() {
         std::fs::create_dir(parent).unwrap_or_else(|e| panic!("{}: {e}", parent.display()));
     }
     let parents = Parents(parents);
-    for handler in ["embedded", "runc"] {
+    for handler in HANDLERS {
         let pod = stage.pod(handler, json!({"linux": {"cgroup_parent": format!("/{name}")}}));
         let pod_id = crictl.runp(handler, &pod);
         let id = crictl.start(&pod_id, &stage.container("c", "exec sleep 1000", json!({})), &pod);

@@ -165,6 +165,10 @@ pub struct StartRequest {
     /// Kernel file whose `oom_kill` line counts the container's OOM kills
     /// (`memory.events` or `memory.oom_control`).
     pub oom_counter: Option<PathBuf>,
+    /// The container's first process is none of the host's (a runtime with a kernel of its own): after
+    /// `run` the monitor runs `wait ID`, which stands for the container and tells how it ended.
+    #[serde(default)]
+    pub by_wait: bool,
     /// Milliseconds after which a runtime that does not finish is killed and the start fails.
     pub timeout_ms: u64,
 }
@@ -196,6 +200,9 @@ pub struct ExecRequest {
     /// Where the OCI runtime is to send the terminal, if `process_file` asks for one
     /// (`--console-socket`); the requester listens there.
     pub console_socket: Option<PathBuf>,
+    /// Further options of the runtime's `exec`.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// Milliseconds after which a runtime that does not finish is killed and the exec fails.
     pub timeout_ms: u64,
 }
@@ -245,7 +252,7 @@ pub struct ContainerState {
 /// A process has been started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Started {
-    /// The new process; it may have exited already.
+    /// The new process; it may have exited already. With [`StartRequest::by_wait`] the runtime's `wait`.
     pub process: Process,
     /// Nanoseconds since the epoch.
     pub started_at: i64,

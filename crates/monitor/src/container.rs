@@ -1,6 +1,7 @@
 //! What the monitor keeps of a container and of an exec session.
 
 use crate::reaper::End;
+use crate::waiter::Answer;
 use gantry_monitor_api::{ExitRecord, Process, VERSION};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub(crate) struct Container {
     pub(crate) stdin: Option<OwnedFd>,
     /// The controlling side of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
+    /// Where the runtime's `wait` tells how it ended, if that stands for it.
+    pub(crate) answer: Option<Answer>,
     pub(crate) exit: Option<ExitRecord>,
     /// There was no room for the exit record; it is tried again.
     pub(crate) unwritten: bool,
@@ -47,6 +50,7 @@ fn oom_kills(file: &Path) -> u64 {
 
 /// How a container ended: on disk before anybody is told.
 pub(crate) fn record_end(id: &str, container: &mut Container, end: End) {
+    let end = container.answer.take().map_or(end, Answer::end);
     let record = ExitRecord {
         version: VERSION,
         container_id: id.to_owned(),

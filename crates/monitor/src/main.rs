@@ -18,6 +18,7 @@ mod requests;
 mod runtime_call;
 mod setup;
 mod spawn;
+mod waiter;
 
 /// Writes a line of diagnostics to standard error. Unlike `eprintln!` it never panics: the daemon's file
 /// may lie on a full disk, and a pod must not die of that.
@@ -44,6 +45,8 @@ fn main() {
             let _closed = std::io::Write::write_all(&mut std::io::stdout(), b"ok\n");
             std::process::exit(SELF_TEST);
         }
+        // The first process of a sandbox whose runtime has a kernel of its own.
+        Some("pause") => pause::hold(),
         Some(other) => {
             note(format_args!("unknown argument {other:?}; it is started by gantry, not by hand"));
             std::process::exit(2);

@@ -185,7 +185,7 @@ fn harden(setup: &Setup, report: &PipeWriter) -> Result<(), String> {
 const LAST_CAPABILITY: u32 = 63;
 
 /// Reports, closes the last descriptor, and reaps what is orphaned to it until it is killed.
-fn wait_for_ever(report: PipeWriter) {
+fn wait_for_ever(report: PipeWriter) -> ! {
     // Owned by nobody from here on: the numbers are closed below, not the value.
     std::mem::forget(report);
     let children = SigSet::from(Signal::SIGCHLD);
@@ -197,6 +197,20 @@ fn wait_for_ever(report: PipeWriter) {
     if !ready {
         std::process::exit(1);
     }
+    reap_for_ever(children)
+}
+
+/// As the first process of a container (`gantry-monitor pause`): keeps it there until it is killed.
+pub(crate) fn hold() -> ! {
+    let children = SigSet::from(Signal::SIGCHLD);
+    if let Err(error) = children.thread_block() {
+        crate::note(format_args!("pause: block signals: {error}"));
+        std::process::exit(1);
+    }
+    reap_for_ever(children)
+}
+
+fn reap_for_ever(children: SigSet) -> ! {
     loop {
         // Interrupted or not: look whether there is anybody to reap.
         let _signal = children.wait();

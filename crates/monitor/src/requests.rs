@@ -7,6 +7,7 @@ use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
 use crate::spawn::Streams;
+use crate::waiter::{self, Answer};
 use gantry_monitor_api::{
     ErrorKind, ExecRequest, Failure, Process, Reply, Request, StartRequest, Started, VERSION,
 };
@@ -55,6 +56,10 @@ enum Purpose {
         killed: bool,
     },
 }
+
+/// The process that a runtime started, its end if it has ended already, and where its end is told if
+/// another process stands for it.
+type Adopted = (i32, Option<End>, Option<Answer>);
 
 /// Our ends of a container's output. They go to the log thread once the container runs; what the OCI
 /// runtime itself says before, when it fails, is no container's output.
@@ -250,7 +255,7 @@ impl EventLoop {
         if let Some(path) = &console {
             args.extend(["--console-socket", path]);
         }
-        args.push(container);
+        args.extend(request.options.iter().map(String::as_str).chain([container.as_str()]));
         let limit = Duration::from_millis(request.timeout_ms);
         let log = request.runtime_log.clone();
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
@@ -317,7 +322,7 @@ impl EventLoop {
         }
         // Read once; left over it would only be bytes on a tmpfs.
         let _gone = std::fs::remove_file(&call.pid_file);
-        let (pid, ended) = match started {
+        let (pid, ended, answer) = match started {
             Ok(started) => started,
             Err((kind, why)) => {
                 if let Some((token, id)) = asker {
@@ -349,6 +354,7 @@ impl EventLoop {
                     oom,
                     stdin,
                     terminal,
+                    answer,
                     exit: None,
                     unwritten: false,
                 };
@@ -386,7 +392,7 @@ impl EventLoop {
         call: &RuntimeCall,
         end: End,
         purpose: &Purpose,
-    ) -> Result<(i32, Option<End>), (ErrorKind, String)> {
+    ) -> Result<Adopted, (ErrorKind, String)> {
         let words = || match purpose {
             Purpose::Start { output, .. } => call.words().or_else(|| output.last_words()),
             Purpose::Exec { .. } => call.words(),
@@ -400,13 +406,19 @@ impl EventLoop {
             let words = words().unwrap_or_else(|| format!("the OCI runtime ended with status {}", end.code));
             return Err((ErrorKind::Runtime, words));
         }
+        if let Purpose::Start { request, .. } = purpose
+            && request.by_wait
+        {
+            let waiter = waiter::start(&request.runtime, &request.container_id);
+            return waiter.map(|(pid, answer)| (pid, None, Some(answer))).map_err(|e| (ErrorKind::System, e));
+        }
         let pid = call.started_pid().map_err(|why| (ErrorKind::Runtime, why))?;
         let ended = self.claim_stray(pid, call.begun);
         if self.knows(pid) || (ended.is_none() && !is_child(pid)) {
             let message = format!("the OCI runtime named process {pid}, which is none that it started");
             return Err((ErrorKind::Runtime, message));
         }
-        Ok((pid, ended))
+        Ok((pid, ended, None))
     }
 }
 

@@ -87,17 +87,22 @@ pub(crate) fn last_words(log: &str) -> Option<String> {
     let lines = log.lines().map(str::trim).filter(|l| !l.is_empty()).rev();
     let mut last = None;
     for line in lines {
-        let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        let Some(entry) = parsed.as_ref().and_then(|v| v.as_object()) else {
+        // One entry a line, but for runsc, which writes them one after another.
+        let parsed: Result<Vec<serde_json::Value>, _> =
+            serde_json::Deserializer::from_str(line).into_iter().collect();
+        let entries = parsed.ok().filter(|all| all.iter().all(serde_json::Value::is_object));
+        let Some(entries) = entries else {
             last.get_or_insert_with(|| line.to_owned());
             continue;
         };
-        let text = |key: &str| entry.get(key).and_then(|v| v.as_str());
-        let message = text("msg").or_else(|| text("message")).unwrap_or(line).to_owned();
-        if text("level").is_some_and(|l| l == "error" || l == "fatal") {
-            return Some(message);
+        for entry in entries.iter().rev() {
+            let text = |key: &str| entry.get(key).and_then(|v| v.as_str());
+            let message = text("msg").or_else(|| text("message")).unwrap_or(line).to_owned();
+            if text("level").is_some_and(|l| l == "error" || l == "fatal") {
+                return Some(message);
+            }
+            last.get_or_insert(message);
         }
-        last.get_or_insert(message);
     }
     last
 }
@@ -123,6 +128,7 @@ mod tests {
                 Some("first"),
             ),
             ("{\"level\":\"warning\",\"msg\":\"only\"}\n", Some("only")),
+            (r#"{"level":"error","msg":"one"}{"level":"info","msg":"two"}"#, Some("one")),
             ("{\"level\":\"error\",\"msg\":\"a\"}\n{\"level\":\"error\",\"msg\":\"b\"}\n", Some("b")),
         ] {
             assert_eq!(last_words(log).as_deref(), words, "{log}");

@@ -81,8 +81,10 @@ impl Container {
 
     /// Its init process runs. Says nothing new about one that has ended already.
     pub(crate) fn mark_running(&self, process: Process, started_at: i64) {
+        // In a sandbox with a kernel of its own the process only waits for the container's end.
+        let process = (!self.pod.is_sandboxed()).then_some(process);
         self.note(|r| {
-            r.process = Some(process);
+            r.process = process;
             r.started_at = started_at;
             if r.state != ContainerState::Exited {
                 r.state = ContainerState::Running;

@@ -8,7 +8,7 @@ use crate::pod::Pod;
 use crate::record::{ContainerState, PodState};
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
-use crate::{Error, Realm, Result, id};
+use crate::{Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
 use gantry_netns::{NetworkKind, Networks};
@@ -109,8 +109,17 @@ impl Engine {
             let made = builder.recursive(true).mode(mode).create(&dir);
             made.map_err(crate::error::io_error("create", &dir))?;
         }
-        let handlers = Handlers::open(&config.handlers, &config.monitor_program, &run_dir.join("handlers"))?;
+        let handlers = Handlers::open(
+            &config.handlers,
+            &config.hierarchies,
+            &config.monitor_program,
+            &run_dir.join("handlers"),
+        )?;
         let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;
+        if handlers.iter().any(|h| h.broken().is_none() && h.sandboxer() == SandboxerKind::OciSandbox) {
+            let root = run_dir.join("handlers").join(sandboxer::PAUSE_ROOT);
+            sandboxer::prepare_pause_root(&root, &config.monitor_program)?;
+        }
         let host = crate::host::facts(&config.hierarchies);
         let inner = Inner {
             root: config.root,

@@ -86,13 +86,13 @@ async fn run(
     let (running, _) = launch(inner, container, command, fds, false).await?;
     // Ours are the last copies outside the command: with them gone its end of file is seen.
     drop((stdout_end, stderr_end, stdin));
-    let Running { monitor, exec_id, exited, expected: _expected } = running;
+    let Running { monitor, exec_id, exited, expected: _expected, files } = running;
     let session = Stage::ExecCommand.run(collect(stdout, stderr, exited));
     let Some(limit) = limit else { return session.await };
     match tokio::time::timeout(limit, session).await {
         Ok(output) => output,
         Err(_) => {
-            monitor.order(Request::KillExec { exec_id }).await?;
+            kill(inner, container, &monitor, exec_id, &files).await?;
             tracing::info!(container = %container.id, seconds = limit.as_secs(), "exec timed out and was killed");
             Ok(ExecOutput {
                 exit_code: TIMED_OUT,
@@ -111,6 +111,22 @@ pub(crate) struct Running {
     pub(crate) exited: oneshot::Receiver<i32>,
     /// Forgotten when nobody waits any more.
     pub(crate) expected: Expectation,
+    /// Deleted with the value.
+    pub(crate) files: ExecFiles,
+}
+
+/// Kills a command and what can be told to be its own.
+pub(crate) async fn kill(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    monitor: &Monitor,
+    exec_id: String,
+    files: &ExecFiles,
+) -> Result<()> {
+    if container.pod.is_sandboxed() {
+        inner.kill_exec_in_sandbox(container, &files.inner_pid).await?;
+    }
+    monitor.order(Request::KillExec { exec_id }).await
 }
 
 /// Starts `command` with `fds` as its standard streams, or on a terminal, which is returned then.
@@ -144,6 +160,10 @@ pub(crate) async fn launch(
         runtime_log: files.log.clone(),
         process_file: files.process.clone(),
         console_socket: console.as_ref().map(ConsoleSocket::short_path),
+        options: match pod.is_sandboxed() {
+            true => vec!["--internal-pid-file".into(), files.inner_pid.display().to_string()],
+            false => Vec::new(),
+        },
         timeout_ms: SPAWN_LIMIT.as_millis() as u64,
     });
     let asking = monitor.ask(&request, &fds, SPAWN_LIMIT + Duration::from_secs(10));
@@ -159,7 +179,7 @@ pub(crate) async fn launch(
             return Err(Error::from(error).context("the OCI runtime sent no terminal"));
         }
     };
-    Ok((Running { monitor, exec_id, exited, expected }, terminal))
+    Ok((Running { monitor, exec_id, exited, expected, files }, terminal))
 }
 
 /// Reads both streams until the command has ended and they are empty. What the command left running
@@ -226,21 +246,23 @@ fn write_process(bundle: &Path, file: &Path, command: &[String], terminal: bool)
 }
 
 /// Files of one session, in the pod's directory; gone with the value.
-struct ExecFiles {
+pub(crate) struct ExecFiles {
     process: PathBuf,
     log: PathBuf,
+    /// Where a runtime with a kernel of its own tells the pid in the container.
+    inner_pid: PathBuf,
 }
 
 impl ExecFiles {
     fn new(pod: &Pod, id: &str) -> Self {
         let file = |kind: &str| pod.dir.join(format!("exec-{id}.{kind}"));
-        Self { process: file("json"), log: file("log") }
+        Self { process: file("json"), log: file("log"), inner_pid: file("inner-pid") }
     }
 }
 
 impl Drop for ExecFiles {
     fn drop(&mut self) {
-        for file in [&self.process, &self.log] {
+        for file in [&self.process, &self.log, &self.inner_pid] {
             // Left over they only cost their bytes until the pod is removed.
             let _gone = std::fs::remove_file(file);
         }

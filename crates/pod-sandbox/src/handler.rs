@@ -1,7 +1,8 @@
 //! Runtime handlers: the OCI runtimes that pods can ask for by name, and which of them work here.
 
 use crate::error::Kind;
-use crate::{Error, Result};
+use crate::{Error, Result, SandboxerKind};
+use gantry_cgroup::Hierarchies;
 use gantry_sys::memfd;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -30,7 +31,7 @@ pub struct HandlerConfig {
     pub named: BTreeMap<String, PathBuf>,
     /// Name of the default handler, or [`AUTO`].
     pub default: String,
-    /// Directories searched for `runc` and `crun`.
+    /// Directories searched for `runc`, `crun` and `runsc`.
     pub search: Vec<PathBuf>,
     /// Use the systemd cgroup driver.
     pub systemd_cgroup: bool,
@@ -44,6 +45,9 @@ pub struct Handler {
     /// The embedded runtime, sealed once instead of copying itself at every call.
     sealed: Option<OwnedFd>,
     systemd_cgroup: bool,
+    sandboxer: SandboxerKind,
+    /// Further global options without which it does not work on this host.
+    options: Vec<String>,
     /// `None` when it works, else why it does not.
     broken: Option<String>,
     features: Features,
@@ -59,6 +63,8 @@ impl Handler {
             path: path.into(),
             sealed,
             systemd_cgroup,
+            sandboxer: SandboxerKind::default(),
+            options: Vec::new(),
             broken: None,
             features: Features::default(),
             configured: false,
@@ -73,6 +79,11 @@ impl Handler {
     /// The program.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How it makes sandboxes, as its self-test found.
+    pub fn sandboxer(&self) -> SandboxerKind {
+        self.sandboxer
     }
 
     /// Why it does not work on this host, as its self-test found; `None` when it does.
@@ -103,6 +114,7 @@ impl Handler {
         if self.systemd_cgroup {
             command.push("--systemd-cgroup".into());
         }
+        command.extend(self.options.iter().cloned());
         command
     }
 }
@@ -117,15 +129,20 @@ pub struct Handlers {
 impl Handlers {
     /// Finds the runtimes, tests those that [`AUTO`] may choose, and settles the default.
     ///
-    /// `monitor` is the static program that the self-test runs as a container; `scratch` is a
+    /// `hierarchies` are where a runtime that fails may leave a cgroup; `monitor` is the static program that the self-test runs as a container; `scratch` is a
     /// directory for its bundles, on the run tmpfs. Verdicts are kept there until the next boot.
     ///
     /// # Errors
     ///
     /// [`Kind::FailedPrecondition`] when the default is unknown or no runtime works.
-    pub fn open(config: &HandlerConfig, monitor: &Path, scratch: &Path) -> Result<Self> {
+    pub fn open(
+        config: &HandlerConfig,
+        hierarchies: &Hierarchies,
+        monitor: &Path,
+        scratch: &Path,
+    ) -> Result<Self> {
         let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for name in ["runc", "crun"] {
+        for name in ["runc", "crun", "runsc"] {
             let found = config.search.iter().map(|d| d.join(name)).find(|p| p.is_file());
             paths.extend(found.map(|p| (name.to_owned(), p)));
         }
@@ -138,11 +155,14 @@ impl Handlers {
             handler.configured = config.named.contains_key(name) || config.default == *name;
             all.insert(name.clone(), handler);
         }
-        let verdicts = self_test::run(&all, monitor, scratch);
+        let verdicts = self_test::run(&all, hierarchies, monitor, scratch);
         for (name, verdict) in verdicts {
             let Some(handler) = all.get_mut(&name) else { continue };
             match verdict {
-                Ok(features) => handler.features = features,
+                Ok(found) => {
+                    (handler.sandboxer, handler.options) = (found.sandboxer, found.options);
+                    handler.features = found.features;
+                }
                 Err(why) => {
                     tracing::info!(handler = name, reason = why, "handler does not work on this host");
                     handler.broken = Some(why);
@@ -195,13 +215,20 @@ fn choose(wanted: &str, all: &BTreeMap<String, Handler>) -> Result<String> {
         let message = format!("default runtime {wanted:?} is unknown; known: {}", known.join(", "));
         return Err(Error::new(Kind::FailedPrecondition, message));
     }
-    let works = |name: &str| all.get(name).is_some_and(|h| h.broken.is_none());
+    // A kernel of its own can do less than pods expect that name no handler.
+    let works = |name: &str| {
+        all.get(name).is_some_and(|h| h.broken.is_none() && h.sandboxer == SandboxerKind::Namespaces)
+    };
     let rest = all.keys().map(String::as_str).filter(|n| !PREFERENCE.contains(n));
     if let Some(name) = PREFERENCE.into_iter().chain(rest).find(|n| works(n)) {
         return Ok(name.to_owned());
     }
-    let tried: Vec<String> =
-        all.values().map(|h| format!("{}: {}", h.name, h.broken.as_deref().unwrap_or("?"))).collect();
+    let tried: Vec<String> = all
+        .values()
+        .map(|h| {
+            format!("{}: {}", h.name, h.broken.as_deref().unwrap_or("works, but only for pods that name it"))
+        })
+        .collect();
     let message = match tried.as_slice() {
         [] => "no OCI runtime found; install gantry-runtime beside gantry, or runc, or crun".to_owned(),
         tried => format!("no OCI runtime works on this host ({})", tried.join("; ")),
@@ -229,6 +256,11 @@ mod tests {
                 path: PathBuf::from("/bin").join(name),
                 sealed: None,
                 systemd_cgroup: false,
+                sandboxer: match *name {
+                    "runsc" => SandboxerKind::OciSandbox,
+                    _ => SandboxerKind::Namespaces,
+                },
+                options: Vec::new(),
                 broken: broken.map(String::from),
                 features: Features::default(),
                 configured: false,
@@ -248,6 +280,10 @@ mod tests {
         assert_eq!(choose(AUTO, &all).unwrap(), "mine");
         let error = choose(AUTO, &handlers(&[("crun", Some("hybrid cgroups"))])).unwrap_err().to_string();
         assert!(error.contains("crun: hybrid cgroups"), "{error}");
+        let sandboxed = handlers(&[("runsc", None), ("runc", None)]);
+        assert_eq!(choose(AUTO, &sandboxed).unwrap(), "runc");
+        assert!(choose(AUTO, &handlers(&[("runsc", None)])).is_err(), "only by name");
+        assert_eq!(choose("runsc", &sandboxed).unwrap(), "runsc");
         assert!(choose("kata", &all).unwrap_err().to_string().contains("known: mine, runc"));
     }
 

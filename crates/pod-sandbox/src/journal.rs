@@ -19,6 +19,8 @@ pub(crate) const FILE: &str = "undo.json";
 pub(crate) enum Undo {
     /// Remove a directory that is not the object's own (its log directory).
     RemoveDir(PathBuf),
+    /// End the container that is the pod's sandbox, where its runtime has a kernel of its own.
+    StopSandbox,
     /// Stop the pod's monitor, and with it the pause child and its namespaces.
     StopMonitor,
     /// Give back the pod's network attachment.

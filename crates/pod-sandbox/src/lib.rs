@@ -4,7 +4,8 @@
 //! [`Engine`] is the entrance. Each sandbox has a monitor process that holds its namespaces and its
 //! containers' output; records and undo journals on the run tmpfs let a new daemon take over at any
 //! point ([`Engine::open`]). The rooms: `pod/` and `container/` hold the operations, `spec/` turns a
-//! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes.
+//! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes, `sandboxer/` what differs
+//! for those with a kernel of their own.
 
 mod container;
 mod engine;
@@ -22,6 +23,7 @@ mod pod;
 mod pod_files;
 mod record;
 mod recovery;
+mod sandboxer;
 mod set_aside;
 mod spawner;
 pub mod spec;
@@ -35,6 +37,7 @@ pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
+pub use sandboxer::SandboxerKind;
 pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

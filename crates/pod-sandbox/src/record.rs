@@ -4,7 +4,7 @@
 //! A record that cannot be read quarantines its object, never the daemon.
 
 use crate::error::io_error;
-use crate::{Error, Realm, Result};
+use crate::{Error, Realm, Result, SandboxerKind};
 use gantry_cri_api::v1;
 use gantry_monitor_api::Process;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,9 @@ pub struct PodRecord {
     pub handler: String,
     /// Handler as the request named it; empty for the default.
     pub requested_handler: String,
+    /// How its handler makes sandboxes.
+    #[serde(default)]
+    pub sandboxer: SandboxerKind,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// As the request gave it.
@@ -116,7 +119,7 @@ pub struct ContainerRecord {
     pub created_at: i64,
     /// Where it is in its life.
     pub state: ContainerState,
-    /// Its init process, once started.
+    /// Its init process, once started; none where it is not the host's ([`SandboxerKind::OciSandbox`]).
     pub process: Option<Process>,
     /// Nanoseconds since the epoch, 0 before.
     pub started_at: i64,

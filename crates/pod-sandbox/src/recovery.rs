@@ -219,6 +219,9 @@ impl Inner {
                 None => {}
             }
         }
+        if Self::sandbox_ended(pod, hello) {
+            self.pod_died(pod, crate::sandboxer::SANDBOX_EXITED);
+        }
     }
 }
 

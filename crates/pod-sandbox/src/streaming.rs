@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::engine::{Engine, Inner};
 use crate::error::{Kind, io_error};
-use crate::exec::{Running, launch};
+use crate::exec::{ExecFiles, Running, kill, launch};
 use crate::flight::{detached, lock};
 use crate::monitor::Monitor;
 use crate::record::{ContainerState, PodState};
@@ -185,9 +185,17 @@ async fn exec(inner: &Arc<Inner>, request: ExecRequest, on_disconnect: OnDisconn
     let stderr = stream(request.stderr && pipes, false)?;
     let fds = [stdin.theirs.as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()];
     let (running, terminal) = launch(inner, &container, &request.argv, fds, request.tty).await?;
-    let Running { monitor, exec_id, exited, expected } = running;
+    let Running { monitor, exec_id, exited, expected, files } = running;
     let ended = CancellationToken::new();
-    let guard = ExecGuard { monitor, exec_id, ended: ended.clone(), on_disconnect };
+    let guard = ExecGuard {
+        inner: inner.clone(),
+        container: container.clone(),
+        monitor,
+        exec_id,
+        files: Some(files),
+        ended: ended.clone(),
+        on_disconnect,
+    };
     let token = ended.clone();
     let exit = async move {
         let _expected = expected;
@@ -220,8 +228,11 @@ async fn exec(inner: &Arc<Inner>, request: ExecRequest, on_disconnect: OnDisconn
 
 /// Kills a command whose client has gone before its end.
 struct ExecGuard {
+    inner: Arc<Inner>,
+    container: Arc<Container>,
     monitor: Arc<Monitor>,
     exec_id: String,
+    files: Option<ExecFiles>,
     ended: CancellationToken,
     on_disconnect: OnDisconnect,
 }
@@ -231,9 +242,11 @@ impl Drop for ExecGuard {
         if self.ended.is_cancelled() || self.on_disconnect == OnDisconnect::Leave {
             return;
         }
+        let Some(files) = self.files.take() else { return };
+        let (inner, container) = (self.inner.clone(), self.container.clone());
         let (monitor, exec_id) = (self.monitor.clone(), std::mem::take(&mut self.exec_id));
         tokio::spawn(async move {
-            match monitor.order(Request::KillExec { exec_id }).await {
+            match kill(&inner, &container, &monitor, exec_id, &files).await {
                 Ok(()) => tracing::info!("the client of an exec went away; the command was killed"),
                 Err(error) => tracing::warn!(%error, "a command whose client went away cannot be killed"),
             }

@@ -51,6 +51,7 @@ impl Inner {
     async fn undo(self: &Arc<Self>, step: &Undo, pod: &Arc<Pod>) -> Result<()> {
         match step.clone() {
             Undo::RemoveDir(dir) => blocking(move || remove_tree(&dir)).await,
+            Undo::StopSandbox => self.stop_sandbox(pod).await,
             Undo::StopMonitor => self.stop_monitor(pod).await,
             Undo::DetachNetwork => self.networks.detach(&pod.id).await.map_err(Error::from),
             Undo::UnpinNetwork(path) => {

@@ -76,6 +76,7 @@ impl Engine {
         json!({
             "realm": record.realm,
             "runtimeHandler": record.handler,
+            "sandboxer": record.sandboxer,
             "monitor": record.monitor,
             "pid": record.pause.map(|p| p.pid),
             "namespaces": record.pause.map(|p| namespace_inodes(p.pid)),

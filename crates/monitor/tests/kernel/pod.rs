@@ -240,6 +240,7 @@ impl Pod {
             stdin: false,
             terminal: false,
             oom_counter: None,
+            by_wait: false,
             timeout_ms: 60_000,
         }
     }
@@ -282,6 +283,7 @@ impl Pod {
             runtime_log: self.dir.join("runc.log"),
             process_file,
             console_socket: None,
+            options: Vec::new(),
             timeout_ms: 60_000,
         }
     }

@@ -109,6 +109,8 @@ fn namespaces(
         None => NamespaceMode::Container,
     };
     let pid = match mode {
+        // In a sandbox with a kernel of its own all but the network is the sandbox's own.
+        NamespaceMode::Pod if container.pod.is_sandboxed() && asked.shared_pid => Ns::Host,
         NamespaceMode::Container => Ns::New,
         NamespaceMode::Node => Ns::Host,
         NamespaceMode::Pod if asked.shared_pid => join(false, "pid"),
@@ -124,6 +126,9 @@ fn namespaces(
     if user.is_none() && own.is_some_and(|u| u.mode == i32::from(NamespaceMode::Pod)) {
         let message = "it asks for the user namespace of its sandbox, which has none of its own";
         return Err(Error::new(Kind::InvalidArgument, message));
+    }
+    if container.pod.is_sandboxed() {
+        return Ok(Namespaces { net: join(false, "net"), ipc: Ns::New, uts: Ns::New, pid, user: None });
     }
     Ok(Namespaces {
         user: user.map(|maps| UserNs { path: namespace_path(pause, "user"), maps }),

@@ -7,7 +7,7 @@ use crate::flight::{blocking, lock};
 use crate::journal::{Journal, Undo};
 use crate::pod::{Pod, PodNamespaces};
 use crate::record::{self, ContainerRecord, ContainerState, User};
-use crate::{Error, Realm, Result, spec};
+use crate::{Error, Realm, Result, sandboxer, spec};
 use gantry_cri_api::v1;
 use gantry_image_store::{Image, Owners};
 use gantry_stage::Stage;
@@ -54,6 +54,11 @@ impl Engine {
             return Err(Error::new(Kind::InvalidArgument, message));
         }
         let name = meta.name.clone();
+        {
+            let pod = pod.record();
+            sandboxer::check_container(pod.sandboxer, &pod.handler, &pod.config, &config)
+                .map_err(|e| e.context(format!("container {name}")))?;
+        }
         let key = ContainerKey { pod_id: pod.id.clone(), name: meta.name, attempt: meta.attempt };
         let (container, fresh) = {
             let image = image(inner, realm, &config)?;

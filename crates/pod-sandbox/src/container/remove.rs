@@ -42,6 +42,9 @@ impl Inner {
                 tracing::debug!(container = %container.id, %error, "monitor did not forget a container");
             }
         }
+        if started && container.pod.is_sandboxed() {
+            self.delete_in_sandbox(container).await?;
+        }
         self.undo_container(container).await?;
         self.forget_container(container).await?;
         tracing::info!(container = %container.id, "container is removed");

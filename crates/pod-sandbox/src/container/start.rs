@@ -5,7 +5,7 @@ use crate::engine::{Engine, Inner};
 use crate::error::Kind;
 use crate::flight::detached;
 use crate::record::ContainerState;
-use crate::{Error, Realm, Result};
+use crate::{Error, Realm, Result, sandboxer};
 use gantry_cri_api::v1::NamespaceMode;
 use gantry_monitor_api::{Reply, Request, StartRequest};
 use gantry_stage::Stage;
@@ -62,7 +62,11 @@ impl Inner {
         }
         let monitor = pod.monitor().filter(|_| pod.is_ready()).ok_or_else(not_ready)?;
         let handler = self.handlers.get(&pod.record().handler)?;
-        let cgroup = self.cgroup(&record.cgroup)?;
+        let sandboxed = pod.is_sandboxed();
+        let cgroup = match sandboxed {
+            true => self.cgroup(&sandboxer::sandbox_cgroup(&pod.record()))?,
+            false => self.cgroup(&record.cgroup)?,
+        };
         container.update(|r| r.state = ContainerState::Starting)?;
         let started = std::time::Instant::now();
         let request = Request::Start(StartRequest {
@@ -74,6 +78,7 @@ impl Inner {
             stdin: record.config.stdin,
             terminal: record.config.tty,
             oom_counter: cgroup.oom_counter(),
+            by_wait: sandboxed,
             timeout_ms: START_LIMIT.as_millis() as u64,
         });
         // The monitor's own limit comes first; this one only guards against a monitor that hangs.
@@ -92,6 +97,9 @@ impl Inner {
                 // A runtime that died after its work has left a container that nobody wants.
                 if let Err(survivor) = self.kill_leftovers(container).await {
                     tracing::warn!(container = %container.id, error = %survivor, "left by a failed start");
+                }
+                if sandboxed && let Err(left) = self.delete_in_sandbox(container).await {
+                    tracing::debug!(container = %container.id, error = %left, "delete after a failed start");
                 }
                 let message = error.to_string();
                 container.note(|r| {

@@ -51,9 +51,17 @@ impl Inner {
                 let record = container.record();
                 (running(&record), record.stop_signal)
             };
-            if let Some(process) = process {
+            let sandboxed =
+                container.pod.is_sandboxed() && container.record().state == ContainerState::Running;
+            if sandboxed && let Err(error) = self.signal_in_sandbox(container, signal).await {
+                // Gone already, most likely; a sandbox that does not react is told by the kill.
+                tracing::debug!(container = %container.id, %error, "stop signal in a sandbox");
+            }
+            if let Some(process) = &process {
                 // Gone already is what was asked for.
                 let _gone = process.signal(signal);
+            }
+            if sandboxed || process.is_some() {
                 // The end of the grace period is no failure: the kill below follows.
                 let waiting = tokio::time::timeout(grace, container.wait_exited());
                 let _grace_over = Stage::StopGrace.run(waiting).await;
@@ -64,6 +72,9 @@ impl Inner {
 
     /// Kills a container and waits until its end is on record. Does nothing for one that does not run.
     pub(crate) async fn kill_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        if container.pod.is_sandboxed() {
+            return self.kill_in_sandbox(container).await;
+        }
         let (process, state, own_pid_namespace) = {
             let record = container.record();
             (running(&record), record.state, record.own_pid_namespace)
@@ -135,6 +146,9 @@ impl Inner {
         };
         if !matches!(state, ContainerState::Running | ContainerState::Starting) {
             return Ok(());
+        }
+        if container.pod.is_sandboxed() {
+            return self.bury_in_sandbox(container, reason).await;
         }
         let was_alive = process.as_ref().is_some_and(|p| !p.has_exited());
         if let Some(process) = &process {

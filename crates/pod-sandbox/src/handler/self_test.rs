@@ -5,10 +5,12 @@
 //! or namespaces is found out at start and not by the first pod.
 
 use super::{Features, Handler, features};
+use crate::SandboxerKind;
 use crate::record::{read_json, write_json};
+use gantry_cgroup::{Cgroup, Hierarchies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,8 +25,21 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Most bytes of a runtime's own words that are kept.
 const WORDS: u64 = 2048;
 
-/// What the handler can do beyond the test, or why it failed it.
-type Verdict = Result<Features, String>;
+/// How a runtime works here, or why it does not.
+type Verdict = Result<Found, String>;
+
+/// What the test found out about a runtime that works.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Found {
+    pub(super) sandboxer: SandboxerKind,
+    /// Global options that it needs.
+    pub(super) options: Vec<String>,
+    pub(super) features: Features,
+}
+
+/// Options with which gVisor is tried, in this order: as it comes, and with the platform that needs
+/// nothing of the host.
+const SANDBOX_OPTIONS: [&[&str]; 2] = [&[], &["--platform=ptrace"]];
 
 /// A verdict, and the program it was found on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +51,7 @@ struct Known {
 /// Tests all handlers at once; a verdict found earlier on the same program in this boot is kept.
 pub(super) fn run(
     all: &BTreeMap<String, Handler>,
+    hierarchies: &Hierarchies,
     monitor: &Path,
     scratch: &Path,
 ) -> BTreeMap<String, Verdict> {
@@ -49,9 +65,9 @@ pub(super) fn run(
                 scope.spawn(move || {
                     let program = fingerprint(&handler.path)?;
                     if earlier.is_some_and(|k| k.program == program) {
-                        return Ok((program, earlier.map_or(Ok(Features::default()), |k| k.verdict.clone())));
+                        return Ok((program, earlier.map_or(Ok(Found::default()), |k| k.verdict.clone())));
                     }
-                    Ok((program, test(handler, monitor, scratch)))
+                    Ok((program, test(handler, hierarchies, monitor, scratch)))
                 })
             })
             .collect();
@@ -78,18 +94,89 @@ fn fingerprint(path: &Path) -> Result<(u64, u64, u64, i64), String> {
     Ok((meta.dev(), meta.ino(), meta.size(), meta.mtime()))
 }
 
-fn test(handler: &Handler, monitor: &Path, scratch: &Path) -> Verdict {
-    let id = format!("gantry-self-test-{}-{}", handler.name, std::process::id());
+fn test(handler: &Handler, hierarchies: &Hierarchies, monitor: &Path, scratch: &Path) -> Verdict {
+    let sandboxer = sandboxer(handler)?;
+    let tries: &[&[&str]] = match sandboxer {
+        SandboxerKind::Namespaces => &[&[]],
+        SandboxerKind::OciSandbox => &SANDBOX_OPTIONS,
+    };
+    let mut verdict = Err("it was not tried".to_owned());
+    for options in tries {
+        let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        let outcome = test_with(handler, sandboxer, &options, monitor, scratch);
+        remove_cgroup(handler, hierarchies);
+        verdict = outcome.map(|()| Found { sandboxer, options, features: features::ask(&handler.path) });
+        if verdict.is_ok() {
+            break;
+        }
+    }
+    verdict
+}
+
+/// Id of the container, and name of its cgroup.
+fn test_id(handler: &Handler) -> String {
+    format!("gantry-self-test-{}-{}", handler.name, std::process::id())
+}
+
+/// A runtime that failed may have left its cgroup, with processes in it.
+fn remove_cgroup(handler: &Handler, hierarchies: &Hierarchies) {
+    let remove = || {
+        let cgroup = Cgroup::new(hierarchies, &format!("/{}", test_id(handler)))?;
+        cgroup.kill(LIMIT)?;
+        cgroup.remove()
+    };
+    if let Err(error) = remove() {
+        tracing::warn!(handler = handler.name, %error, "cgroup left over from a handler's self-test");
+    }
+}
+
+/// Tells gVisor from the others by what the program says of its version.
+fn sandboxer(handler: &Handler) -> Result<SandboxerKind, String> {
+    if handler.sealed.is_some() {
+        return Ok(SandboxerKind::Namespaces);
+    }
+    let child = Command::new(&handler.path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("run {}: {e}", handler.path.display()))?;
+    let (_, words) = finish(child)?;
+    Ok(match words.starts_with("runsc ") {
+        true => SandboxerKind::OciSandbox,
+        false => SandboxerKind::Namespaces,
+    })
+}
+
+fn test_with(
+    handler: &Handler,
+    sandboxer: SandboxerKind,
+    options: &[String],
+    monitor: &Path,
+    scratch: &Path,
+) -> Result<(), String> {
+    let id = test_id(handler);
     let bundle = scratch.join(&id);
-    let verdict = prepare(&bundle, &id, monitor).and_then(|()| run_container(handler, &bundle, &id));
+    let pids = match sandboxer {
+        SandboxerKind::Namespaces => 16,
+        // Its kernel has a thread for much.
+        SandboxerKind::OciSandbox => 4096,
+    };
+    let verdict =
+        prepare(&bundle, &id, monitor, pids).and_then(|()| run_container(handler, options, &bundle, &id));
+    // gVisor pins a network namespace beside its state.
+    if let Err(e) = gantry_sys::mount::detach(&bundle.join("state/null-netns")) {
+        tracing::warn!(error = %e, "left over from a handler's self-test");
+    }
     // The bundle lies on our own tmpfs; nothing of it is needed again.
     if let Err(e) = std::fs::remove_dir_all(&bundle) {
         tracing::warn!(path = %bundle.display(), error = %e, "left over from a handler's self-test");
     }
-    verdict.map(|()| features::ask(&handler.path))
+    verdict
 }
 
-fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
+fn prepare(bundle: &Path, id: &str, monitor: &Path, pids: u32) -> Result<(), String> {
     let rootfs = bundle.join("rootfs");
     let make = || -> std::io::Result<()> {
         for dir in ["proc", "dev", "sys"] {
@@ -113,7 +200,7 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
             ],
             "linux": {
                 "cgroupsPath": format!("/{id}"),
-                "resources": {"pids": {"limit": 16}},
+                "resources": {"pids": {"limit": pids}},
                 "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                                {"type": "network"}],
             },
@@ -123,8 +210,9 @@ fn prepare(bundle: &Path, id: &str, monitor: &Path) -> Result<(), String> {
     make().map_err(|e| format!("prepare self-test in {}: {e}", bundle.display()))
 }
 
-fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Result<(), String> {
-    let command = handler.command(&bundle.join("state"), &bundle.join("log"));
+fn run_container(handler: &Handler, options: &[String], bundle: &Path, id: &str) -> Result<(), String> {
+    let mut command = handler.command(&bundle.join("state"), &bundle.join("log"));
+    command.extend_from_slice(options);
     let child = Command::new(&command[0])
         .args(&command[1..])
         .args(["run", "--bundle"])
@@ -156,14 +244,19 @@ fn run_container(handler: &Handler, bundle: &Path, id: &str) -> Result<(), Strin
     Err(format!("its self-test container ended with {status} instead of {RAN}: {}", words.trim()))
 }
 
-/// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said.
+/// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said on the one stream
+/// that is a pipe.
 pub(super) fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
-    let stderr = child.stderr.take();
+    let stream: Option<Box<dyn Read + Send>> = match (child.stdout.take(), child.stderr.take()) {
+        (Some(stdout), _) => Some(Box::new(stdout)),
+        (None, Some(stderr)) => Some(Box::new(stderr)),
+        (None, None) => None,
+    };
     let reader = std::thread::spawn(move || {
         let mut words = String::new();
-        if let Some(stderr) = stderr {
+        if let Some(stream) = stream {
             // What is not text is left out; the exit status tells the rest.
-            let _partial = stderr.take(WORDS).read_to_string(&mut words);
+            let _partial = stream.take(WORDS).read_to_string(&mut words);
         }
         words
     });

@@ -5,11 +5,12 @@ use super::{Pod, PodNamespaces, user_namespace};
 use crate::engine::{Engine, Inner, PodKey, realm_cgroup};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
+use crate::handler::Handler;
 use crate::journal::{Journal, Undo};
 use crate::monitor::{Monitor, Notice};
 use crate::pod_files;
 use crate::record::{self, PodRecord, PodState};
-use crate::{Error, Realm, Result};
+use crate::{Error, Realm, Result, sandboxer};
 use gantry_cri_api::v1;
 use gantry_monitor_api::{IdMap, Namespaces, Setup, UserNamespace, VERSION};
 use gantry_stage::Stage;
@@ -40,13 +41,15 @@ impl Engine {
     pub async fn run_pod(&self, realm: Realm, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let inner = &self.inner;
         let (key, name) = check(realm, &config)?;
-        let resolved = inner.handlers.get(handler)?.name().to_owned();
+        let resolved = inner.handlers.get(handler)?;
+        sandboxer::check_pod(resolved.sandboxer(), resolved.name(), &config)
+            .map_err(|e| e.context(format!("pod sandbox {name}")))?;
         let (pod, fresh) = {
             let mut state = lock(&inner.state);
             match state.pod_keys.get(&key).and_then(|id| state.pods.get(id)) {
                 Some(pod) => (pod.clone(), false),
                 None => {
-                    let pod = Arc::new(new_pod(inner, realm, config.clone(), handler, &resolved)?);
+                    let pod = Arc::new(new_pod(inner, realm, config.clone(), handler, resolved)?);
                     state.pod_keys.insert(key.clone(), pod.id.clone());
                     state.pods.insert(pod.id.clone(), pod.clone());
                     (pod, true)
@@ -81,7 +84,7 @@ fn new_pod(
     realm: Realm,
     config: v1::PodSandboxConfig,
     requested: &str,
-    handler: &str,
+    handler: &Handler,
 ) -> Result<Pod> {
     let id = crate::id::new_id()?;
     let dir = inner.pods_dir().join(&id);
@@ -99,7 +102,8 @@ fn new_pod(
         id,
         realm,
         boot_id: inner.boot_id.clone(),
-        handler: handler.to_owned(),
+        handler: handler.name().to_owned(),
+        sandboxer: handler.sandboxer(),
         requested_handler: requested.to_owned(),
         created_at: record::now(),
         config,
@@ -180,7 +184,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
             net: !namespaces.host_network,
             ipc: !namespaces.host_ipc,
             uts: !namespaces.host_network,
-            pid: namespaces.shared_pid,
+            pid: namespaces.shared_pid && !pod.is_sandboxed(),
         },
         user_namespace: user,
         hostname: (!namespaces.host_network).then(|| hostname.clone()),
@@ -217,8 +221,9 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     }
     let (dir, config) = (pod.dir.clone(), record.config.clone());
     let ip = ips.first().cloned();
-    blocking(move || write_files(&dir, &config, &hostname, ip.as_deref(), namespaces.host_network, root))
-        .await?;
+    let name = hostname.clone();
+    blocking(move || write_files(&dir, &config, &name, ip.as_deref(), namespaces.host_network, root)).await?;
+    inner.start_sandbox(pod, pause.pid, &hostname).await?;
     if pod.is_stopping() {
         return Err(Error::new(Kind::FailedPrecondition, "the sandbox died while it was being made"));
     }

@@ -6,6 +6,7 @@ use crate::flight::{blocking, detached, lock};
 use crate::journal::Undo;
 use crate::monitor::{Monitor, Notice};
 use crate::record::{ContainerState, PodState};
+use crate::sandboxer::SANDBOX_EXITED;
 use crate::{Realm, Result};
 use gantry_monitor_api::{Event, ExitRecord};
 use gantry_stage::Stage;
@@ -75,6 +76,9 @@ impl Inner {
     pub(crate) fn hear(self: &Arc<Self>, pod_id: &str, notice: Notice) {
         let Some(pod) = lock(&self.state).pods.get(pod_id).cloned() else { return };
         match notice {
+            Notice::Event(Event::ContainerExited(record)) if record.container_id == pod.id => {
+                self.pod_died(&pod, SANDBOX_EXITED);
+            }
             Notice::Event(Event::ContainerExited(record)) => self.container_exited(&record),
             Notice::Event(Event::ContainerStarted { container_id, started }) => {
                 let container = lock(&self.state).containers.get(&container_id).cloned();
@@ -98,7 +102,14 @@ impl Inner {
         let container = lock(&self.state).containers.get(&record.container_id).cloned();
         let Some(container) = container else { return };
         container.mark_exited(record);
-        if !container.record().own_pid_namespace {
+        if container.pod.is_sandboxed() {
+            let inner = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = inner.delete_in_sandbox(&container).await {
+                    tracing::debug!(container = %container.id, %error, "its sandbox keeps an ended container");
+                }
+            });
+        } else if !container.record().own_pid_namespace {
             // Its init is gone, what it left in its cgroup is not: without a PID namespace of the
             // container's own the kernel does not end it.
             let inner = self.clone();
@@ -144,6 +155,11 @@ impl Inner {
         }
         let (inner, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
+            if pod.is_sandboxed()
+                && let Err(error) = inner.kill_sandbox(&pod).await
+            {
+                tracing::error!(pod = %pod.id, %error, "a dead sandbox is not killed to the end");
+            }
             for container in inner.containers_of(&pod.id) {
                 if let Err(error) = inner.bury_container(&container, reason).await {
                     tracing::error!(container = %container.id, %error, "container of a dead sandbox not killed");
