@@ -21,4 +21,4 @@ mod runtime_service;
 
 pub use app::App;
 pub use config::{Config, ConfigError};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, MetricsAddress};

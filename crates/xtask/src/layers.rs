@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Layer of each product crate, by the name of its folder.
-const LAYERS: [(&str, u8); 16] = [
+const LAYERS: [(&str, u8); 17] = [
     ("sys", 0),
     ("stage", 0),
     ("cri-api", 0),
