@@ -11,7 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub(super) async fn read_all(shared: Arc<Shared>, mut io: impl AsyncRead + Unpin, offer: mpsc::Sender<Stream>) {
+pub(super) async fn read_all(
+    shared: Arc<Shared>,
+    mut io: impl AsyncRead + Unpin,
+    offer: mpsc::Sender<Stream>,
+) {
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(PIECE);
     let fault = loop {
