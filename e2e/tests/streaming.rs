@@ -31,7 +31,7 @@ struct Playing {
 impl Playing {
     fn new() -> Self {
         let stage = Stage::new();
-        let daemon = stage.daemon("d").start();
+        let daemon = stage.daemon("d").builtin_network().start();
         let crictl = daemon.crictl();
         crictl.ok(&["pull", BUSYBOX]);
         Self { stage, daemon, crictl }

@@ -92,6 +92,9 @@ impl Refusal {
     pub(crate) fn response(self) -> Response<String> {
         let mut response = Response::new(self.text + "\n");
         *response.status_mut() = self.status;
+        // One request each: a connection is upgraded or over. (Turning keep-alive off in the server would
+        // put "close" into the answers to upgrades, too, which Go's clients then do not take for one.)
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         for name in self.accepted {
             response.headers_mut().append(ACCEPTED_VERSIONS, HeaderValue::from_static(name));
         }

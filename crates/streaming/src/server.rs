@@ -288,8 +288,6 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(header_read)
         .max_buf_size(MAX_HEAD)
-        // One request each: a connection is upgraded or over.
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), Service { shared, permit })
         .with_upgrades()
         .await;

@@ -204,6 +204,13 @@ impl Spdy {
         );
         let (stream, answer) = request(url, "POST", &headers).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        // What Go's clients look for, and nothing that contradicts it.
+        let answer = answer.to_ascii_lowercase();
+        assert!(
+            answer.contains("connection: upgrade\r\n") && answer.contains("upgrade: spdy/3.1\r\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.matches("connection:").count(), 1, "{answer}");
         Self::over(stream)
     }
 
