@@ -172,5 +172,5 @@ fn versions_are_a_document_too() {
     let output = gantry(&["version", "-o", "yaml", "--socket", "unix:///nowhere/local.sock"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let version = env!("CARGO_PKG_VERSION");
-    assert!(text.contains("daemon: null") && text.contains(&format!("gantry: {version}")), "{text}");
+    assert!(text.contains("daemon: null") && text.contains(&format!("gantry: \"{version}\"")), "{text}");
 }
