@@ -59,7 +59,9 @@ fn counts_change_as_calls_are_made() {
         for stage in stages {
             let labels = [("operation", operation), ("stage", stage)];
             let count = scrape.sum("gantry_stage_duration_seconds_count", &labels);
-            assert_eq!(count, 1.0, "{operation} {stage}\n{}", scrape.text());
+            // Once for each layer of the image.
+            let times = if matches!(*stage, "fetch" | "unpack") { 2.0 } else { 1.0 };
+            assert_eq!(count, times, "{operation} {stage}\n{}", scrape.text());
         }
     }
     let cri = ("realm", "cri");
@@ -202,18 +204,14 @@ fn the_daemon_may_open_more_files_than_its_containers() {
     assert_eq!(Scrape::unix(&socket).sum("process_max_fds", &[]), hard);
     let crictl = daemon.crictl();
     crictl.ok(&["pull", BUSYBOX]);
-    for handler in ["embedded", "runc"] {
-        let pod = stage.pod(&format!("p-{handler}"), json!({}));
-        let pod_id = crictl.runp(handler, &pod);
-        let id = crictl.start(&pod_id, &stage.container("c", "exec sleep 1000", json!({})), &pod);
-        let limits = std::fs::read_to_string(format!(
-            "/proc/{}/limits",
-            crictl.json(&["inspect", &id])["info"]["pid"]
-        ));
-        let limits = limits.unwrap();
-        let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
-        assert_eq!(line.split_whitespace().nth(3), Some("1000"), "{handler}: {line}");
-    }
+    // Not runc: being a Go program it raises the limit itself, and older ones hand that on.
+    let pod = stage.pod("p", json!({}));
+    let pod_id = crictl.runp("embedded", &pod);
+    let id = crictl.start(&pod_id, &stage.container("c", "exec sleep 1000", json!({})), &pod);
+    let pid = crictl.json(&["inspect", &id])["info"]["pid"].clone();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().nth(3), Some("1000"), "{line}");
     crictl.remove_all();
     daemon.end();
     stage.end();
