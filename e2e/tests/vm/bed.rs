@@ -28,6 +28,15 @@ impl Bed {
         self.stage.end();
     }
 
+    /// Takes away all pods and what they logged: the next test uses the same names.
+    pub(crate) fn clean(&self) {
+        self.crictl.remove_all();
+        let logs = self.stage.log_dir("p");
+        if logs.exists() {
+            std::fs::remove_dir_all(&logs).unwrap_or_else(|e| panic!("remove {}: {e}", logs.display()));
+        }
+    }
+
     /// What the daemon has logged after its first `start` bytes.
     pub(crate) fn log_from(&self, start: usize) -> String {
         self.daemon.log().get(start..).unwrap_or_default().to_owned()

@@ -33,7 +33,8 @@ pub(crate) fn are_set(bed: &Bed, handler: &str) {
 }
 
 pub(crate) fn by_the_names_of_v2(bed: &Bed, handler: &str) {
-    let unified = json!({"memory.high": "41943040", "memory.min": "1048576", "pids.max": "100", "io.weight": "default 50"});
+    let unified = json!({"memory.high": "41943040",
+        "memory.min": "1048576", "pids.max": "100", "io.weight": "default 50"});
     let id = bed.sleeper(handler, json!({"linux": {"resources": {"unified": unified}}}));
     let cgroup = bed.cgroup(&id);
     assert_eq!(read(&cgroup.join("memory.high")), "41943040");

@@ -80,7 +80,7 @@ fn title(name: &str, handler: &str) -> String {
 fn run(bed: &Bed, test: Test, handler: &str) -> Result<(), Failed> {
     let start = bed.daemon.log().len();
     let outcome = catch_unwind(AssertUnwindSafe(|| test(bed, handler)));
-    let cleaned = catch_unwind(AssertUnwindSafe(|| bed.crictl.remove_all()));
+    let cleaned = catch_unwind(AssertUnwindSafe(|| bed.clean()));
     match (outcome, cleaned) {
         (Ok(()), Ok(())) => Ok(()),
         (Err(_), _) => {
