@@ -21,7 +21,7 @@ fn namespaces_are_shared_as_asked() {
         // CRI: POD 0, CONTAINER 1, NODE 2.
         for (mode, shared, host) in [(0, true, false), (1, false, false), (2, true, true)] {
             if handler == "crun" && shared && !host {
-                // Such starts fail now and then with crun, see the known fault in docs/handlers.md.
+                // Such a start has failed with crun, see the known fault in docs/handlers.md.
                 continue;
             }
             let name = format!("{handler}-{mode}");
