@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub(crate) mod compose;
 mod doctor;
 mod exec;
 mod images;
@@ -27,6 +28,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     if let Command::Serve(args) = command {
         return serve::run(*args);
     }
+    if let Command::Compose(args) = command {
+        return compose::run(*args);
+    }
     // One thread: a client waits for one answer at a time.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
@@ -39,7 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         let mut client = Client::connect(&socket).await?;
         match command {
-            Command::Serve(_) | Command::Version | Command::Doctor => Ok(ExitCode::SUCCESS),
+            Command::Serve(_) | Command::Compose(_) | Command::Version | Command::Doctor => Ok(ExitCode::SUCCESS),
             Command::Pods => pods::run(&mut client, output).await,
             Command::Ps { all } => ps::run(&mut client, output, all).await,
             Command::Images => images::run(&mut client, output).await,

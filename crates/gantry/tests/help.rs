@@ -31,6 +31,10 @@ fn help_is_what_it_was() {
     let names = subcommands(&top);
     let mut texts = vec![("gantry".to_owned(), top)];
     texts.extend(names.iter().map(|name| (name.clone(), help(&[name, "--help"]))));
+    let compose = subcommands(&help(&["compose", "--help"]));
+    texts.extend(
+        compose.iter().map(|name| (format!("compose-{name}"), help(&["compose", name, "--help"]))),
+    );
     let mut changed = Vec::new();
     for (name, text) in &texts {
         let file = golden.join(format!("{name}.txt"));
