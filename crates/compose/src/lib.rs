@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 pub mod finish;
 pub mod interpolate;
+pub mod kubernetes;
 pub mod load;
 pub mod merge;
 pub mod node;
