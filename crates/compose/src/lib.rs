@@ -15,6 +15,7 @@ pub mod load;
 pub mod merge;
 pub mod node;
 pub mod paths;
+pub mod plan;
 pub mod print;
 pub mod project;
 pub mod report;
