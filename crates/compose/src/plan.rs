@@ -168,7 +168,9 @@ pub fn order(project: &Project) -> Vec<String> {
         let next = left.iter().find(|(_, n)| n.is_empty()).or_else(|| left.iter().next()).map(|(n, _)| *n);
         let Some(next) = next else { break };
         left.remove(next);
-        left.values_mut().for_each(|needs| drop(needs.remove(next)));
+        for needs in left.values_mut() {
+            needs.remove(next);
+        }
         found.push(next.to_owned());
     }
     found
