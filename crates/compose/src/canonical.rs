@@ -257,15 +257,17 @@ fn apply(form: Form, node: &mut Node, path: &Path) -> Result<()> {
         }
         Form::Bytes => {
             let Some(text) = node.scalar().filter(|t| !t.is_empty()) else { return Ok(()) };
-            let size = units::bytes(&text)
-                .ok_or_else(|| fault(path, node, &format!("{text:?} is no size; write it like 512m or 2gb")))?;
+            let size = units::bytes(&text).ok_or_else(|| {
+                fault(path, node, &format!("{text:?} is no size; write it like 512m or 2gb"))
+            })?;
             node.value = Value::String(size.to_string());
             Ok(())
         }
         Form::Duration => {
             let Some(text) = node.as_str() else { return Ok(()) };
-            let time = units::duration(text)
-                .ok_or_else(|| fault(path, node, &format!("{text:?} is no time; write it like 90s or 1m30s")))?;
+            let time = units::duration(text).ok_or_else(|| {
+                fault(path, node, &format!("{text:?} is no time; write it like 90s or 1m30s"))
+            })?;
             node.value = Value::String(units::show_duration(time));
             Ok(())
         }
@@ -413,7 +415,9 @@ fn ports(node: &mut Node, path: &Path) -> Result<()> {
                 found.extend(short::ports(&text, &item.span).map_err(|m| fault(path, item, &m))?);
             }
             Value::Map(_) => found.push(long_port(item.clone(), path)?),
-            _ => return Err(fault(path, item, &format!("a port is a text or a mapping, not {}", item.kind()))),
+            _ => {
+                return Err(fault(path, item, &format!("a port is a text or a mapping, not {}", item.kind())));
+            }
         }
         if found.len() > MAX_PORTS {
             return Err(fault(path, item, &format!("there are more than {MAX_PORTS} ports")));
@@ -478,7 +482,10 @@ fn external(node: &mut Node) -> Result<()> {
     let inner = name.text(&["name"]).map(str::to_owned);
     if let (Some(inner), Some(outer)) = (&inner, node.text(&["name"])) {
         if inner != outer {
-            return Err(Error::at(&span, format!("external.name {inner:?} and name {outer:?} are not the same")));
+            return Err(Error::at(
+                &span,
+                format!("external.name {inner:?} and name {outer:?} are not the same"),
+            ));
         }
     }
     node.set("external", Node::new(Value::Bool(true), &span));

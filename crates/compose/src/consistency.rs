@@ -19,7 +19,8 @@ pub fn check(model: &Node, disabled: &BTreeMap<String, Node>) -> Result<()> {
         mounts(name, service)?;
         others(name, service)?;
     }
-    for (section, ways) in [("configs", &["file", "environment", "content"][..]), ("secrets", &["file", "environment"])]
+    for (section, ways) in
+        [("configs", &["file", "environment", "content"][..]), ("secrets", &["file", "environment"])]
     {
         for (key, entry) in model.entries(section) {
             content(section, key, entry, ways)?;
@@ -70,7 +71,9 @@ impl<'a> Model<'a> {
 
     fn references(&self, name: &str, service: &Node) -> Result<()> {
         if service.get(&["network_mode"]).is_some() {
-            if let Some(networks) = service.get(&["networks"]).filter(|n| n.as_map().is_some_and(|m| !m.is_empty())) {
+            if let Some(networks) =
+                service.get(&["networks"]).filter(|n| n.as_map().is_some_and(|m| !m.is_empty()))
+            {
                 let message = format!("services.{name}: network_mode and networks exclude each other");
                 return Err(Error::at(&networks.span, message));
             }
@@ -110,7 +113,8 @@ impl<'a> Model<'a> {
                 let test = self.model.get(&["services", wanted, "healthcheck"]);
                 let off = test.is_some_and(|t| {
                     t.get(&["disable"]).and_then(Node::as_bool) == Some(true)
-                        || t.get(&["test"]).is_some_and(|t| t.items().first().and_then(Node::as_str) == Some("NONE"))
+                        || t.get(&["test"])
+                            .is_some_and(|t| t.items().first().and_then(Node::as_str) == Some("NONE"))
                 });
                 if checked && off {
                     let message = format!(
@@ -151,7 +155,8 @@ impl<'a> Model<'a> {
             let (Some(a), Some(b)) = (service.get(&[short]), service.get(long)) else { continue };
             let number = |n: &Node| n.scalar().and_then(|t| t.parse::<f64>().ok());
             if number(a) != number(b) {
-                let message = format!("services.{name}: {short} and {} contradict each other", long.join("."));
+                let message =
+                    format!("services.{name}: {short} and {} contradict each other", long.join("."));
                 return Err(Error::at(&a.span, message).note("this is the other one", Some(&b.span)));
             }
         }
@@ -162,7 +167,8 @@ impl<'a> Model<'a> {
                 return Err(Error::at(&node.span, format!("services.{name}: {count} replicas cannot be")));
             }
             if let Some(fixed) = service.get(&["container_name"]).filter(|_| count > 1) {
-                let message = format!("services.{name}: container_name can be given to one container, not to {count}");
+                let message =
+                    format!("services.{name}: container_name can be given to one container, not to {count}");
                 return Err(Error::at(&fixed.span, message).note("this asks for them", Some(&node.span)));
             }
         }
@@ -196,7 +202,8 @@ impl<'a> Model<'a> {
                     Some(1) => {
                         let from = way.iter().position(|(n, _)| *n == to).unwrap_or_default();
                         let names: Vec<&str> = way[from..].iter().map(|(n, _)| *n).chain([to]).collect();
-                        let message = format!("services wait for each other in a circle: {}", names.join(" -> "));
+                        let message =
+                            format!("services wait for each other in a circle: {}", names.join(" -> "));
                         return Err(Error::at(&key.span, message));
                     }
                     Some(_) => {}
@@ -222,7 +229,8 @@ fn mounts(name: &str, service: &Node) -> Result<()> {
         let text = t.as_str().unwrap_or_default();
         (text.split(':').next().unwrap_or_default().to_owned(), t)
     });
-    let mounts = list(service, "volumes").iter().map(|m| (m.text(&["target"]).unwrap_or_default().to_owned(), m));
+    let mounts =
+        list(service, "volumes").iter().map(|m| (m.text(&["target"]).unwrap_or_default().to_owned(), m));
     for (target, node) in tmpfs.chain(mounts) {
         if let Some(first) = seen.insert(target.clone(), node) {
             let message = format!("services.{name}: two mounts have the target {target:?}");
@@ -231,7 +239,10 @@ fn mounts(name: &str, service: &Node) -> Result<()> {
     }
     for mount in list(service, "volumes") {
         if mount.text(&["type"]) == Some("bind") && mount.text(&["source"]).is_none_or(str::is_empty) {
-            return Err(Error::at(&mount.span, format!("services.{name}.volumes: a bind mount needs a source")));
+            return Err(Error::at(
+                &mount.span,
+                format!("services.{name}.volumes: a bind mount needs a source"),
+            ));
         }
     }
     Ok(())
@@ -240,14 +251,16 @@ fn mounts(name: &str, service: &Node) -> Result<()> {
 fn others(name: &str, service: &Node) -> Result<()> {
     if let Some(build) = service.get(&["build"]) {
         if let (Some(inline), Some(_)) = (build.get(&["dockerfile_inline"]), build.get(&["dockerfile"])) {
-            let message = format!("services.{name}.build: dockerfile and dockerfile_inline exclude each other");
+            let message =
+                format!("services.{name}.build: dockerfile and dockerfile_inline exclude each other");
             return Err(Error::at(&inline.span, message));
         }
     }
     if let Some(test) = service.get(&["healthcheck", "test"]).filter(|t| !t.items().is_empty()) {
         let first = test.items()[0].as_str().unwrap_or_default();
         if !matches!(first, "CMD" | "CMD-SHELL" | "NONE") {
-            let message = format!("services.{name}.healthcheck.test: a list begins with CMD, CMD-SHELL or NONE");
+            let message =
+                format!("services.{name}.healthcheck.test: a list begins with CMD, CMD-SHELL or NONE");
             return Err(Error::at(&test.span, message));
         }
     }
@@ -272,8 +285,8 @@ fn others(name: &str, service: &Node) -> Result<()> {
 fn content(section: &str, key: &Key, entry: &Node, ways: &[&str]) -> Result<()> {
     let given: Vec<&str> = ways.iter().copied().filter(|w| entry.get(&[w]).is_some()).collect();
     let place = format!("{section}.{}", key.name);
-    let elsewhere = entry.get(&["driver"]).is_some()
-        || entry.get(&["external"]).and_then(Node::as_bool) == Some(true);
+    let elsewhere =
+        entry.get(&["driver"]).is_some() || entry.get(&["external"]).and_then(Node::as_bool) == Some(true);
     match given.as_slice() {
         [_] => Ok(()),
         [] if elsewhere => Ok(()),

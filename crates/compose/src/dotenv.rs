@@ -16,7 +16,10 @@ const MAX_VARIABLES: usize = 10_000;
 ///
 /// # Errors
 /// A name with a character that names cannot have, a quote that does not end, a faulty variable in a value.
-pub fn parse(source: &Arc<Source>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<IndexMap<String, String>> {
+pub fn parse(
+    source: &Arc<Source>,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<IndexMap<String, String>> {
     let text = source.text().strip_prefix('\u{feff}').unwrap_or(source.text());
     let text = text.replace("\r\n", "\n");
     let mut parser = Parser { source, text: &text, at: 0, lookup, found: IndexMap::new() };
@@ -176,10 +179,7 @@ impl Parser<'_> {
         if !value.contains('$') {
             return Ok(value.to_owned());
         }
-        let own = |name: &str| {
-            (self.lookup)(name)
-                .or_else(|| self.found.get(name).cloned())
-        };
+        let own = |name: &str| (self.lookup)(name).or_else(|| self.found.get(name).cloned());
         Interpolator::new(&own).substitute(value).map_err(|message| self.fault(start, message))
     }
 }

@@ -66,7 +66,9 @@ pub fn defaults(model: &mut Node, project: &str) {
 /// Empty servers come from variables that are not set.
 fn drop_empty(service: &mut Node) {
     for name in ["dns", "dns_search"] {
-        if let Some(Value::Seq(items)) = service.as_map_mut().and_then(|s| s.get_mut(name)).map(|n| &mut n.value) {
+        if let Some(Value::Seq(items)) =
+            service.as_map_mut().and_then(|s| s.get_mut(name)).map(|n| &mut n.value)
+        {
             items.retain(|i| i.as_str() != Some(""));
         }
     }
@@ -125,7 +127,8 @@ fn dependencies(service: &mut Node) {
 
 /// Where a secret or config is put when nothing is said.
 fn mounts_of(service: &mut Node, list: &str, folder: &str) {
-    let Some(Value::Seq(items)) = service.as_map_mut().and_then(|s| s.get_mut(list)).map(|n| &mut n.value) else {
+    let Some(Value::Seq(items)) = service.as_map_mut().and_then(|s| s.get_mut(list)).map(|n| &mut n.value)
+    else {
         return;
     };
     for item in items {
@@ -160,7 +163,8 @@ fn scale(service: &mut Node) {
 pub fn profiles(model: &mut Node, active: &[String]) -> BTreeMap<String, Node> {
     let mut off = BTreeMap::new();
     let all = active.iter().any(|p| p == "*");
-    if let Some(services) = model.as_map_mut().and_then(|m| m.get_mut("services")).and_then(Node::as_map_mut) {
+    if let Some(services) = model.as_map_mut().and_then(|m| m.get_mut("services")).and_then(Node::as_map_mut)
+    {
         services.retain(|key, service| {
             let wanted = service.get(&["profiles"]).map(Node::items).unwrap_or_default();
             let on = all
@@ -173,7 +177,9 @@ pub fn profiles(model: &mut Node, active: &[String]) -> BTreeMap<String, Node> {
         });
     }
     for (_, service) in section(model, "services") {
-        if let Some(edges) = service.as_map_mut().and_then(|s| s.get_mut("depends_on")).and_then(Node::as_map_mut) {
+        if let Some(edges) =
+            service.as_map_mut().and_then(|s| s.get_mut("depends_on")).and_then(Node::as_map_mut)
+        {
             edges.retain(|key, edge| {
                 !off.contains_key(&key.name) || edge.get(&["required"]).and_then(Node::as_bool) != Some(false)
             });

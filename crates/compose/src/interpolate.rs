@@ -166,7 +166,8 @@ impl<'a> Interpolator<'a> {
         match &mut node.value {
             Value::String(text) => {
                 if substitute && text.contains('$') {
-                    *text = self.substitute(text).map_err(|m| Error::at(&node.span, format!("{path}: {m}")))?;
+                    *text =
+                        self.substitute(text).map_err(|m| Error::at(&node.span, format!("{path}: {m}")))?;
                 }
                 if let Some(cast) = cast_of(path) {
                     if !(text.contains('$') && !substitute) {
@@ -257,7 +258,8 @@ impl Cast {
             Self::Int => text.parse().ok().map(Value::Int),
             Self::Float => text.parse().ok().filter(|n: &f64| n.is_finite()).map(Value::Float),
             Self::Mask => {
-                let digits = text.strip_prefix("0o").or_else(|| text.strip_prefix('0')).filter(|d| !d.is_empty());
+                let digits =
+                    text.strip_prefix("0o").or_else(|| text.strip_prefix('0')).filter(|d| !d.is_empty());
                 let number = match digits {
                     Some(digits) => u32::from_str_radix(digits, 8),
                     None => text.parse(),

@@ -126,11 +126,8 @@ impl<'a> Converter<'a> {
             if leader(service).is_some_and(|other| services.contains_key(other)) {
                 continue;
             }
-            let members: Vec<(&str, &Node)> = services
-                .iter()
-                .filter(|(_, s)| leader(s) == Some(*name))
-                .map(|(n, s)| (*n, *s))
-                .collect();
+            let members: Vec<(&str, &Node)> =
+                services.iter().filter(|(_, s)| leader(s) == Some(*name)).map(|(n, s)| (*n, *s)).collect();
             self.workload(name, service, &members);
         }
         self.claims();

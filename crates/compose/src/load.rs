@@ -103,8 +103,10 @@ impl<'a> Loader<'a> {
         if self.read > MAX_FILES {
             return Err(fault(format!("more than {MAX_FILES} files are read")));
         }
-        let content =
-            self.files.read(path, limit).map_err(|e| fault(format!("cannot read {}: {e}", self.shown(path))))?;
+        let content = self
+            .files
+            .read(path, limit)
+            .map_err(|e| fault(format!("cannot read {}: {e}", self.shown(path))))?;
         let text = String::from_utf8(content)
             .map_err(|_| fault(format!("cannot read {}: it is no UTF-8 text", self.shown(path))))?;
         Ok(Source::new(self.shown(path), text))
@@ -268,7 +270,8 @@ impl<'a> Loader<'a> {
             return Err(Error::at(&extends.span, message));
         }
         if chain.len() == MAX_CHAIN {
-            let message = format!("services.{name}.extends: more than {MAX_CHAIN} services extend each other");
+            let message =
+                format!("services.{name}.extends: more than {MAX_CHAIN} services extend each other");
             return Err(Error::at(&extends.span, message));
         }
         chain.push(link);
@@ -285,10 +288,8 @@ impl<'a> Loader<'a> {
             Some(file) => {
                 let other = self.absolute(file.as_str().unwrap_or_default(), &scope.directory);
                 refuse_remote(file)?;
-                let inner = Scope {
-                    directory: parent(&other).to_owned(),
-                    environment: scope.environment.clone(),
-                };
+                let inner =
+                    Scope { directory: parent(&other).to_owned(), environment: scope.environment.clone() };
                 let model = self.extends_file(&other, &inner, &file.span)?;
                 let shown = self.shown(&other);
                 let services = model.get(&["services"]).and_then(Node::as_map);
@@ -316,8 +317,9 @@ impl<'a> Loader<'a> {
         }
         let file = ComposeFile { path: path.to_owned(), text: None };
         let source = self.compose_source(&file, Some(at))?;
-        let mut model =
-            self.file(None, &source, path, scope, false)?.unwrap_or_else(|| Node::map(&Span::new(&source, 1, 1)));
+        let mut model = self
+            .file(None, &source, path, scope, false)?
+            .unwrap_or_else(|| Node::map(&Span::new(&source, 1, 1)));
         // What its services extend in turn is found from there too.
         paths::resolve(&mut model, &scope.directory, self.home.as_deref());
         let model = Rc::new(model);

@@ -19,7 +19,8 @@ const REPLACED: [&str; 6] = [
 ];
 
 /// Mappings of values where nothing is a value too: it takes away the earlier one.
-const VARIABLES: [&str; 3] = ["services.*.environment", "services.*.build.args", "services.*.provider.options"];
+const VARIABLES: [&str; 3] =
+    ["services.*.environment", "services.*.build.args", "services.*.provider.options"];
 
 /// What makes two items of a list the same.
 #[derive(Clone, Copy)]
@@ -180,9 +181,8 @@ pub fn unique(node: &mut Node, path: &Path) -> Result<()> {
             found.push(item);
             continue;
         }
-        let name = identity_of(*identity, &item).ok_or_else(|| {
-            Error::at(&item.span, format!("{path}: an item needs {}", needed(*identity)))
-        })?;
+        let name = identity_of(*identity, &item)
+            .ok_or_else(|| Error::at(&item.span, format!("{path}: an item needs {}", needed(*identity))))?;
         match places.get(&name) {
             Some(place) => found[*place] = item,
             None => {

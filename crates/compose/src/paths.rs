@@ -14,7 +14,10 @@ pub fn resolve(model: &mut Node, base: &str, home: Option<&str>) {
     };
     let context = |node: &mut Node| {
         let remote = node.as_str().is_some_and(|p| {
-            p.contains("://") || p.starts_with("git@") || p.starts_with("github.com/") || p.starts_with("service:")
+            p.contains("://")
+                || p.starts_with("git@")
+                || p.starts_with("github.com/")
+                || p.starts_with("service:")
         });
         if !remote {
             fix(node);
@@ -70,7 +73,8 @@ fn container(service: &mut Node, fix: &impl Fn(&mut Node)) {
     }
     if let Some(Value::Seq(mounts)) = child(service, "volumes").map(|n| &mut n.value) {
         for mount in mounts {
-            let windows = mount.text(&["source"]).is_some_and(|s| s.contains('\\') || s.get(1..2) == Some(":"));
+            let windows =
+                mount.text(&["source"]).is_some_and(|s| s.contains('\\') || s.get(1..2) == Some(":"));
             if mount.text(&["type"]) == Some("bind") && !windows {
                 child(mount, "source").into_iter().for_each(fix);
             }

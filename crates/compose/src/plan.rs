@@ -39,8 +39,17 @@ const SANDBOX: [&str; 18] = [
 ];
 
 /// Keys of a service that say how to treat its containers, not what they are.
-const ASIDE: [&str; 9] =
-    ["build", "pull_policy", "scale", "depends_on", "profiles", "develop", "restart", "stop_grace_period", "attach"];
+const ASIDE: [&str; 9] = [
+    "build",
+    "pull_policy",
+    "scale",
+    "depends_on",
+    "profiles",
+    "develop",
+    "restart",
+    "stop_grace_period",
+    "attach",
+];
 
 /// A container that is there.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,8 +169,10 @@ pub fn plan(project: &Project, observed: &Observed) -> Result<Vec<Operation>> {
 /// Services in an order where each comes after those it waits for; equal ones by name.
 pub fn order(project: &Project) -> Vec<String> {
     let services = project.services();
-    let mut left: BTreeMap<&str, BTreeSet<&str>> =
-        services.iter().map(|(name, s)| (*name, needs(s).filter(|n| services.contains_key(n)).collect())).collect();
+    let mut left: BTreeMap<&str, BTreeSet<&str>> = services
+        .iter()
+        .map(|(name, s)| (*name, needs(s).filter(|n| services.contains_key(n)).collect()))
+        .collect();
     let mut found = Vec::new();
     while !left.is_empty() {
         // Loading refused circles; a model that was made otherwise is broken by name.
@@ -247,12 +258,19 @@ fn removals(
                 let count = replicas(&container.service, service)?;
                 if container.number > count {
                     let at = service.get(&["scale"]).or_else(|| service.get(&["deploy", "replicas"]));
-                    gone.push((container, format!("{count} replicas are wanted"), at.map(|n| n.span.clone())));
+                    gone.push((
+                        container,
+                        format!("{count} replicas are wanted"),
+                        at.map(|n| n.span.clone()),
+                    ));
                 }
             }
         }
     }
-    gone.sort_by_key(|(c, _, _)| (std::cmp::Reverse(place(&c.service)), c.service.clone(), std::cmp::Reverse(c.number)));
+    gone.sort_by_key(|(c, _, _)| {
+        (std::cmp::Reverse(place(&c.service)), c.service.clone(), std::cmp::Reverse(c.number))
+    });
+    let gone = waiting_first(gone);
     for (container, cause, at) in gone {
         // Whoever waited for it goes first.
         let after: Vec<String> = observed
@@ -270,6 +288,24 @@ fn removals(
     Ok(())
 }
 
+type Gone<'a> = (&'a ObservedContainer, String, Option<Span>);
+
+/// Those that waited for others before those they waited for.
+fn waiting_first(mut gone: Vec<Gone<'_>>) -> Vec<Gone<'_>> {
+    let mut found = Vec::with_capacity(gone.len());
+    while !gone.is_empty() {
+        let awaited = |name: &str| {
+            let waits =
+                |(c, _, _): &Gone<'_>| c.service != name && c.made_from["depends_on"].get(name).is_some();
+            gone.iter().any(waits)
+        };
+        // What was there may wait in a circle; then the order does not matter.
+        let next = gone.iter().position(|(c, _, _)| !awaited(&c.service)).unwrap_or_default();
+        found.push(gone.remove(next));
+    }
+    found
+}
+
 /// Containers of one service.
 fn pods(
     project: &Project,
@@ -283,15 +319,15 @@ fn pods(
     let services = project.services();
     let after: Vec<String> = needs(service).filter(|n| services.contains_key(n)).map(str::to_owned).collect();
     let after: Vec<String> = after.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-    let network = service.get(&["networks"]).into_iter().flat_map(Node::entries).find(|(key, _)| {
-        changed.contains(&format!("networks.{}", key.name))
-    });
-    let peer = service.text(&["network_mode"]).and_then(|m| m.strip_prefix("service:"));
-    let restarted = service
-        .get(&["depends_on"])
+    let network = service
+        .get(&["networks"])
         .into_iter()
         .flat_map(Node::entries)
-        .find(|(key, edge)| recreated.contains(&key.name) && edge.get(&["restart"]).and_then(Node::as_bool) == Some(true));
+        .find(|(key, _)| changed.contains(&format!("networks.{}", key.name)));
+    let peer = service.text(&["network_mode"]).and_then(|m| m.strip_prefix("service:"));
+    let restarted = service.get(&["depends_on"]).into_iter().flat_map(Node::entries).find(|(key, edge)| {
+        recreated.contains(&key.name) && edge.get(&["restart"]).and_then(Node::as_bool) == Some(true)
+    });
     for number in 1..=replicas(name, service)? {
         let there = observed.containers.iter().find(|c| c.service == name && c.number == number);
         let found: Option<(Action, String, Option<Span>)> = match there {
@@ -300,7 +336,10 @@ fn pods(
                 let path = Path::default().join("services").join(name);
                 let sandbox = changes(&container.made_from, service, &path, |key| SANDBOX.contains(&key));
                 let inside = changes(&container.made_from, service, &path, |key| {
-                    !SANDBOX.contains(&key) && !ASIDE.contains(&key) && !key.starts_with("x-") && key != "deploy"
+                    !SANDBOX.contains(&key)
+                        && !ASIDE.contains(&key)
+                        && !key.starts_with("x-")
+                        && key != "deploy"
                 })
                 .or_else(|| {
                     let old = &container.made_from["deploy"]["resources"];
@@ -338,7 +377,13 @@ fn pods(
             if action == Action::RecreatePod || action == Action::RecreateContainer {
                 recreated.insert(name.to_owned());
             }
-            steps.push(Operation { action, target: format!("{name}-{number}"), cause, at, after: after.clone() });
+            steps.push(Operation {
+                action,
+                target: format!("{name}-{number}"),
+                cause,
+                at,
+                after: after.clone(),
+            });
         }
     }
     Ok(())
@@ -352,7 +397,9 @@ fn changes(old: &Json, new: &Node, path: &Path, of: impl Fn(&str) -> bool) -> Op
     for key in keys {
         let before = &old[key];
         match new.get(&[key]) {
-            Some(node) if json(node, false) != *before => return Some(difference(before, node, &path.join(key))),
+            Some(node) if json(node, false) != *before => {
+                return Some(difference(before, node, &path.join(key)));
+            }
             None if !before.is_null() => return Some((path.join(key), new.span.clone())),
             _ => {}
         }

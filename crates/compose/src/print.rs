@@ -133,7 +133,10 @@ fn scalar(text: &str, indent: usize) -> String {
     if is_plain(text) {
         return text.to_owned();
     }
-    let printable = |c: char| c == '\n' || (!c.is_control() && c != '\u{feff}' && c != '\u{2028}' && c != '\u{2029}' && c != '\u{85}');
+    let printable = |c: char| {
+        c == '\n'
+            || (!c.is_control() && c != '\u{feff}' && c != '\u{2028}' && c != '\u{2029}' && c != '\u{85}')
+    };
     let body = text.trim_end_matches('\n');
     let blocky = indent > 0
         && body.contains('\n')

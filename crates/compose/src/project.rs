@@ -10,7 +10,8 @@ use crate::{consistency, finish, schema, yaml};
 use std::collections::BTreeMap;
 
 /// Names that a Compose file is looked for by, the first wins.
-pub const FILE_NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+pub const FILE_NAMES: [&str; 4] =
+    ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 
 /// What to load, and with what.
 #[derive(Debug, Clone)]
@@ -151,7 +152,9 @@ fn compose_files(request: &Request, loader: &mut Loader<'_>) -> Result<Vec<Compo
         if let Some(path) = FILE_NAMES.iter().map(|n| join(n)).find(|p| loader.exists(p)) {
             let mut found = vec![ComposeFile { path, text: None }];
             let over = FILE_NAMES.iter().map(|n| join(&n.replacen(".y", ".override.y", 1)));
-            found.extend(over.into_iter().find(|p| loader.exists(p)).map(|path| ComposeFile { path, text: None }));
+            found.extend(
+                over.into_iter().find(|p| loader.exists(p)).map(|path| ComposeFile { path, text: None }),
+            );
             return Ok(found);
         }
         if folder == "/" {
@@ -212,7 +215,11 @@ fn project_name(
         }
     }
     if let Some((name, span)) = found.filter(|(n, _)| !n.is_empty()) {
-        return if is_name(&name) || !request.interpolate { Ok(name) } else { Err(Error::at(&span, bad_name(&name))) };
+        return if is_name(&name) || !request.interpolate {
+            Ok(name)
+        } else {
+            Err(Error::at(&span, bad_name(&name)))
+        };
     }
     let name = normal_name(directory.rsplit('/').next().unwrap_or_default());
     if name.is_empty() {

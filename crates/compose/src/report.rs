@@ -116,8 +116,14 @@ pub fn unsupported(model: &Node) -> Vec<Finding> {
     for (key, network) in model.get(&["networks"]).into_iter().flat_map(Node::entries) {
         let name = &key.name;
         if let Some(driver) = network.get(&["driver"]) {
-            if !matches!(driver.as_str(), Some("bridge" | "macvlan" | "ipvlan" | "host" | "none" | "default")) {
-                add(Weight::Refused, format!("networks.{name}.driver"), "there are bridge, macvlan, ipvlan", &driver.span);
+            if !matches!(driver.as_str(), Some("bridge" | "macvlan" | "ipvlan" | "host" | "none" | "default"))
+            {
+                add(
+                    Weight::Refused,
+                    format!("networks.{name}.driver"),
+                    "there are bridge, macvlan, ipvlan",
+                    &driver.span,
+                );
             }
         }
         if let Some(node) = network.get(&["attachable"]).filter(|n| n.as_bool() == Some(true)) {

@@ -153,9 +153,8 @@ impl<'a> Checker<'a> {
     }
 
     fn mapping(&self, parts: &[&'a Json], node: &Node, path: &Path) -> Result<()> {
-        let closed = parts
-            .iter()
-            .any(|p| p["additionalProperties"] == false || p["unevaluatedProperties"] == false);
+        let closed =
+            parts.iter().any(|p| p["additionalProperties"] == false || p["unevaluatedProperties"] == false);
         for (key, value) in node.entries() {
             let place = path.join(&key.name);
             let mut known = false;

@@ -30,9 +30,9 @@ pub fn ports(text: &str, span: &Span) -> Result<Vec<Node>, String> {
     let (first, last) = range(target).ok_or_else(|| format!("{text:?} is no port or range of ports"))?;
     let outside = match published {
         "" => None,
-        published => {
-            Some(range(published).ok_or_else(|| format!("{text:?} is no port: {published:?} is no host port"))?)
-        }
+        published => Some(
+            range(published).ok_or_else(|| format!("{text:?} is no port: {published:?} is no host port"))?,
+        ),
     };
     if last - first >= MAX_RANGE {
         return Err(format!("{text:?} stands for more than {MAX_RANGE} ports"));
@@ -92,7 +92,9 @@ pub fn mount(text: &str, span: &Span) -> Result<Node, String> {
         _ => return Err(format!("{text:?} is no mount: it has too many colons")),
     };
     if !target.starts_with('/') && !windows_drive(target) {
-        return Err(format!("{text:?} is no mount: the path in the container, {target:?}, has to be absolute"));
+        return Err(format!(
+            "{text:?} is no mount: the path in the container, {target:?}, has to be absolute"
+        ));
     }
     let is_bind = source.is_some_and(|s| s.starts_with(['.', '/', '~', '\\']) || windows_drive(s));
     let mut node = Node::map(span);

@@ -52,9 +52,9 @@ pub fn duration(text: &str) -> Option<i64> {
             ("d", 86_400e9),
             ("w", 604_800e9),
         ];
-        let (unit, size) = units.into_iter().find(|(unit, _)| {
-            rest.strip_prefix(unit).is_some_and(|r| !r.starts_with(char::is_alphabetic))
-        })?;
+        let (unit, size) = units
+            .into_iter()
+            .find(|(unit, _)| rest.strip_prefix(unit).is_some_and(|r| !r.starts_with(char::is_alphabetic)))?;
         total += number * size;
         rest = &rest[unit.len()..];
     }

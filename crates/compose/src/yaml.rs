@@ -264,7 +264,10 @@ fn forced(kind: &str, text: &str, span: &Span) -> Result<Value> {
     };
     let fits = matches!(
         (kind, &value),
-        ("int", Value::Int(_)) | ("float", Value::Float(_)) | ("bool", Value::Bool(_)) | ("null", Value::Null)
+        ("int", Value::Int(_))
+            | ("float", Value::Float(_))
+            | ("bool", Value::Bool(_))
+            | ("null", Value::Null)
     );
     if fits { Ok(value) } else { Err(Error::at(span, format!("{text:?} does not fit the tag !!{kind}"))) }
 }

@@ -15,7 +15,8 @@ fn folder(name: &str) -> PathBuf {
 fn texts(name: &str) -> BTreeMap<String, String> {
     let files = folder(name).read_dir().unwrap().map(|e| e.unwrap().path());
     let yaml = files.filter(|p| p.extension().is_some_and(|e| e == "yaml"));
-    yaml.map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(p).unwrap())).collect()
+    yaml.map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(p).unwrap()))
+        .collect()
 }
 
 fn files() -> MemoryFiles {
@@ -67,7 +68,8 @@ fn config_of_config_is_the_same() {
 #[test]
 fn manifests_fit_the_kubernetes_api() {
     let schema: Value =
-        serde_json::from_str(&std::fs::read_to_string(folder("kubernetes").join("schema.json")).unwrap()).unwrap();
+        serde_json::from_str(&std::fs::read_to_string(folder("kubernetes").join("schema.json")).unwrap())
+            .unwrap();
     let mut wrong = Vec::new();
     for (name, text) in texts("files") {
         let project = load(&name, &text).unwrap_or_else(|e| panic!("{}", e.render()));
@@ -81,10 +83,21 @@ fn manifests_fit_the_kubernetes_api() {
             };
             let definition = format!("io.k8s.api.{group}.{kind}");
             let top = schema["definitions"].get(&definition).unwrap_or_else(|| panic!("{definition}"));
-            fits(&schema, top, manifest, &format!("{name}: {kind} {}", manifest["metadata"]["name"]), &mut wrong);
+            fits(
+                &schema,
+                top,
+                manifest,
+                &format!("{name}: {kind} {}", manifest["metadata"]["name"]),
+                &mut wrong,
+            );
         }
         let losses: String = conversion.losses.iter().map(|l| format!("# {l}\n")).collect();
-        golden("golden", &format!("{name}.kubernetes.yaml"), &format!("{losses}{}", conversion.yaml()), &mut wrong);
+        golden(
+            "golden",
+            &format!("{name}.kubernetes.yaml"),
+            &format!("{losses}{}", conversion.yaml()),
+            &mut wrong,
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

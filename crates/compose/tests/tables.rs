@@ -22,7 +22,8 @@ fn rows(text: &str) -> Vec<Row<'_>> {
     let lines = text.lines().enumerate().filter(|(_, l)| !l.is_empty() && !l.starts_with("##"));
     lines
         .map(|(i, line)| {
-            let (front, expected) = line.rsplit_once(" => ").unwrap_or_else(|| panic!("line {}: {line}", i + 1));
+            let (front, expected) =
+                line.rsplit_once(" => ").unwrap_or_else(|| panic!("line {}: {line}", i + 1));
             let (parts, path) = front.rsplit_once(" @ ").unwrap_or((front, ""));
             Row { line: i + 1, parts: parts.split(" ++ ").collect(), path, expected }
         })
@@ -86,7 +87,12 @@ fn check(name: &str, text: &str, least: usize) {
             }
         };
         if !fits {
-            wrong.push(format!("{name}:{}: {}\n  wanted {}\n  got    {got}", row.line, row.parts.join(" ++ "), row.expected));
+            wrong.push(format!(
+                "{name}:{}: {}\n  wanted {}\n  got    {got}",
+                row.line,
+                row.parts.join(" ++ "),
+                row.expected
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
@@ -131,7 +137,12 @@ fn interpolation() {
             None => got == row.expected,
         };
         if !fits {
-            wrong.push(format!("{}: {}\n  wanted {}\n  got    {got}", row.line, row.parts.join(" ++ "), row.expected));
+            wrong.push(format!(
+                "{}: {}\n  wanted {}\n  got    {got}",
+                row.line,
+                row.parts.join(" ++ "),
+                row.expected
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -154,7 +165,10 @@ fn env_files() {
         };
         let fits = match row.expected.strip_prefix('!') {
             Some(message) => got.starts_with('!') && got.contains(message),
-            None => serde_json::from_str::<Value>(&got).unwrap() == serde_json::from_str::<Value>(row.expected).unwrap(),
+            None => {
+                serde_json::from_str::<Value>(&got).unwrap()
+                    == serde_json::from_str::<Value>(row.expected).unwrap()
+            }
         };
         if !fits {
             wrong.push(format!("{}: {}\n  wanted {}\n  got    {got}", row.line, row.parts[0], row.expected));

@@ -43,7 +43,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         let mut client = Client::connect(&socket).await?;
         match command {
-            Command::Serve(_) | Command::Compose(_) | Command::Version | Command::Doctor => Ok(ExitCode::SUCCESS),
+            Command::Serve(_) | Command::Compose(_) | Command::Version | Command::Doctor => {
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Pods => pods::run(&mut client, output).await,
             Command::Ps { all } => ps::run(&mut client, output, all).await,
             Command::Images => images::run(&mut client, output).await,

@@ -32,9 +32,7 @@ fn help_is_what_it_was() {
     let mut texts = vec![("gantry".to_owned(), top)];
     texts.extend(names.iter().map(|name| (name.clone(), help(&[name, "--help"]))));
     let compose = subcommands(&help(&["compose", "--help"]));
-    texts.extend(
-        compose.iter().map(|name| (format!("compose-{name}"), help(&["compose", name, "--help"]))),
-    );
+    texts.extend(compose.iter().map(|name| (format!("compose-{name}"), help(&["compose", name, "--help"]))));
     let mut changed = Vec::new();
     for (name, text) in &texts {
         let file = golden.join(format!("{name}.txt"));

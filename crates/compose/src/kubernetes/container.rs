@@ -73,7 +73,8 @@ impl Converter<'_> {
             }
         }
         let own = self.name(name);
-        let image = service.text(&["image"]).map_or_else(|| format!("{}-{name}", self.project.name), str::to_owned);
+        let image =
+            service.text(&["image"]).map_or_else(|| format!("{}-{name}", self.project.name), str::to_owned);
         let mut container = json!({"name": own, "image": image});
         for (key, field) in [("entrypoint", "command"), ("command", "args")] {
             if let Some(list) = service.get(&[key]).filter(|n| matches!(n.value, Value::Seq(_))) {
@@ -137,14 +138,18 @@ impl Converter<'_> {
     fn probes(&mut self, name: &str, service: &Node, container: &mut Json) {
         let Some(check) = service.get(&["healthcheck"]) else { return };
         let test = check.get(&["test"]).map(Node::items).unwrap_or_default();
-        let words: Vec<String> = test.iter().skip(1).map(|w| w.as_str().unwrap_or_default().to_owned()).collect();
+        let words: Vec<String> =
+            test.iter().skip(1).map(|w| w.as_str().unwrap_or_default().to_owned()).collect();
         let command = match test.first().and_then(Node::as_str) {
             _ if is_true(check, "disable") => return,
             Some("NONE") => return,
             Some("CMD") => words,
             Some("CMD-SHELL") => vec!["/bin/sh".into(), "-c".into(), words.join(" ")],
             _ => {
-                self.lose(&check.span, format!("services.{name}.healthcheck: the test of the image is not known"));
+                self.lose(
+                    &check.span,
+                    format!("services.{name}.healthcheck: the test of the image is not known"),
+                );
                 return;
             }
         };
@@ -173,7 +178,11 @@ impl Converter<'_> {
         let mut security = json!({});
         let list = |key: &str| -> Vec<String> {
             let items = service.get(&[key]).map(Node::items).unwrap_or_default();
-            items.iter().filter_map(Node::as_str).map(|c| c.trim_start_matches("CAP_").to_uppercase()).collect()
+            items
+                .iter()
+                .filter_map(Node::as_str)
+                .map(|c| c.trim_start_matches("CAP_").to_uppercase())
+                .collect()
         };
         let (add, mut drop) = (list("cap_add"), list("cap_drop"));
         let mut root = true;

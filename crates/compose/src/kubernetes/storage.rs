@@ -11,7 +11,8 @@ const MAX_CONTENT: usize = 1 << 20;
 impl Converter<'_> {
     /// Secrets and configs of the project.
     pub(super) fn contents(&mut self) {
-        for (section, kind, field) in [("secrets", "Secret", "stringData"), ("configs", "ConfigMap", "data")] {
+        for (section, kind, field) in [("secrets", "Secret", "stringData"), ("configs", "ConfigMap", "data")]
+        {
             for (name, entry) in self.project.section(section) {
                 if entry.get(&["external"]).is_some() {
                     continue;
@@ -74,7 +75,10 @@ impl Converter<'_> {
                     self.bind(name, mount, source, &volume, &mut entry, volumes);
                 }
                 (kind, _) => {
-                    self.lose(&mount.span, format!("services.{name}.volumes: a mount of type {kind} is lost"));
+                    self.lose(
+                        &mount.span,
+                        format!("services.{name}.volumes: a mount of type {kind} is lost"),
+                    );
                     continue;
                 }
             }
@@ -104,7 +108,8 @@ impl Converter<'_> {
                     _ => content_name(section, source),
                 };
                 let key = dns_name(source);
-                let mut pod = if section == "secrets" { json!({"secretName": full}) } else { json!({"name": full}) };
+                let mut pod =
+                    if section == "secrets" { json!({"secretName": full}) } else { json!({"name": full}) };
                 if let Some(mode) = item.get(&["mode"]).and_then(Node::as_int) {
                     pod["defaultMode"] = json!(mode);
                 }
@@ -135,8 +140,10 @@ impl Converter<'_> {
         let inside = source.starts_with(&format!("{}/", self.project.directory.trim_end_matches('/')));
         if let Some(text) = (read_only && inside).then(|| self.text_file(source).ok()).flatten() {
             let key = source.rsplit('/').next().unwrap_or_default();
-            let key: String =
-                key.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+            let key: String = key
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+                .collect();
             self.add("v1", "ConfigMap", volume, Some(name), json!({"data": {key.clone(): text}}));
             volumes.push(json!({"name": volume, "configMap": {"name": volume}}));
             entry["subPath"] = json!(key);

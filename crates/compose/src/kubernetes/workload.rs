@@ -83,7 +83,10 @@ impl Converter<'_> {
         for key in ["labels", "annotations"] {
             for (label, _) in service.get(&[key]).into_iter().flat_map(Node::entries) {
                 if !is_annotation(&label.name) {
-                    self.lose(&label.span, format!("services.{name}.{key}.{}: no annotation can have this name", label.name));
+                    self.lose(
+                        &label.span,
+                        format!("services.{name}.{key}.{}: no annotation can have this name", label.name),
+                    );
                 }
             }
         }
@@ -110,7 +113,10 @@ impl Converter<'_> {
             if address.parse::<std::net::IpAddr>().is_ok() {
                 aliases.push(json!({"ip": address, "hostnames": [alias]}));
             } else {
-                self.lose(&host.span, format!("services.{name}.extra_hosts: {address} is known on one machine only"));
+                self.lose(
+                    &host.span,
+                    format!("services.{name}.extra_hosts: {address} is known on one machine only"),
+                );
             }
         }
         if !aliases.is_empty() {
@@ -161,7 +167,10 @@ impl Converter<'_> {
             published = true;
             let at = format!("services.{name}.ports: {outside}:{target}");
             if self.publish == Publish::ClusterIp {
-                self.lose(&port.span, format!("{at} is reached from inside of the cluster only; see --publish"));
+                self.lose(
+                    &port.span,
+                    format!("{at} is reached from inside of the cluster only; see --publish"),
+                );
             }
             if port.get(&["host_ip"]).is_some() || outside.contains('-') {
                 self.lose(&port.span, format!("{at}: its host address or range is lost"));
@@ -196,12 +205,16 @@ impl Converter<'_> {
         self.add("v1", "Service", &own, Some(name), json!({"spec": spec}));
         if self.isolated && published {
             // What is published is heard from everywhere.
-            let open: Vec<Json> = ports
-                .iter()
-                .map(|p| json!({"port": p["targetPort"], "protocol": p["protocol"]}))
-                .collect();
+            let open: Vec<Json> =
+                ports.iter().map(|p| json!({"port": p["targetPort"], "protocol": p["protocol"]})).collect();
             let spec = json!({"podSelector": {"matchLabels": selector}, "policyTypes": ["Ingress"], "ingress": [{"ports": open}]});
-            self.add("networking.k8s.io/v1", "NetworkPolicy", &format!("{own}-published"), Some(name), json!({"spec": spec}));
+            self.add(
+                "networking.k8s.io/v1",
+                "NetworkPolicy",
+                &format!("{own}-published"),
+                Some(name),
+                json!({"spec": spec}),
+            );
         }
     }
 }

@@ -115,7 +115,8 @@ fn list(project: &Project, what: &What) -> Result<Option<Value>> {
         };
         let mut lines = Vec::new();
         for name in chosen {
-            let service = services.get(name).ok_or_else(|| anyhow::anyhow!("there is no service {name:?}"))?;
+            let service =
+                services.get(name).ok_or_else(|| anyhow::anyhow!("there is no service {name:?}"))?;
             lines.push(format!("{name} {}", print::service_hash(service)));
         }
         Some(json!(lines))
@@ -141,8 +142,6 @@ fn variables(project: &Project) {
 }
 
 fn variables_json(project: &Project) -> Value {
-    let variable = |(name, v): (&String, &gantry_compose::interpolate::Variable)| {
-        json!({"name": name, "required": v.required, "default": v.default, "alternate": v.alternative})
-    };
+    let variable = |(name, v): (&String, &gantry_compose::interpolate::Variable)| json!({"name": name, "required": v.required, "default": v.default, "alternate": v.alternative});
     project.variables.iter().map(variable).collect()
 }
