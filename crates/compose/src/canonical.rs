@@ -416,7 +416,11 @@ fn ports(node: &mut Node, path: &Path) -> Result<()> {
             }
             Value::Map(_) => found.push(long_port(item.clone(), path)?),
             _ => {
-                return Err(fault(path, item, &format!("a port is a text or a mapping, not {}", item.kind())));
+                return Err(fault(
+                    path,
+                    item,
+                    &format!("a port is a text or a mapping, not {}", item.kind()),
+                ));
             }
         }
         if found.len() > MAX_PORTS {

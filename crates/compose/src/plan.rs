@@ -158,7 +158,7 @@ pub fn plan(project: &Project, observed: &Observed) -> Result<Vec<Operation>> {
     let mut steps = Vec::new();
     let changed = networks(project, observed, &mut steps);
     removals(project, observed, &order, &mut steps)?;
-    let mut recreated: BTreeSet<String> = BTreeSet::new();
+    let mut recreated: BTreeMap<String, Action> = BTreeMap::new();
     for name in &order {
         let Some(service) = project.services().get(name.as_str()).copied() else { continue };
         pods(project, observed, name, service, &changed, &mut recreated, &mut steps)?;
@@ -313,7 +313,7 @@ fn pods(
     name: &str,
     service: &Node,
     changed: &BTreeSet<String>,
-    recreated: &mut BTreeSet<String>,
+    recreated: &mut BTreeMap<String, Action>,
     steps: &mut Vec<Operation>,
 ) -> Result<()> {
     let services = project.services();
@@ -326,7 +326,7 @@ fn pods(
         .find(|(key, _)| changed.contains(&format!("networks.{}", key.name)));
     let peer = service.text(&["network_mode"]).and_then(|m| m.strip_prefix("service:"));
     let restarted = service.get(&["depends_on"]).into_iter().flat_map(Node::entries).find(|(key, edge)| {
-        recreated.contains(&key.name) && edge.get(&["restart"]).and_then(Node::as_bool) == Some(true)
+        recreated.contains_key(&key.name) && edge.get(&["restart"]).and_then(Node::as_bool) == Some(true)
     });
     for number in 1..=replicas(name, service)? {
         let there = observed.containers.iter().find(|c| c.service == name && c.number == number);
@@ -355,7 +355,7 @@ fn pods(
                 } else if let Some((key, _)) = network {
                     let cause = format!("network {} is made anew", key.name);
                     Some((Action::RecreatePod, cause, Some(key.span.clone())))
-                } else if let Some(peer) = peer.filter(|p| recreated.contains(*p)) {
+                } else if let Some(peer) = peer.filter(|p| recreated.get(*p) == Some(&Action::RecreatePod)) {
                     let cause = format!("the pod of {peer}, which it is in, is made anew");
                     Some((Action::RecreatePod, cause, service.get(&["network_mode"]).map(|n| n.span.clone())))
                 } else if let Some((path, at)) = inside {
@@ -375,7 +375,7 @@ fn pods(
         };
         if let Some((action, cause, at)) = found {
             if action == Action::RecreatePod || action == Action::RecreateContainer {
-                recreated.insert(name.to_owned());
+                recreated.insert(name.to_owned(), action);
             }
             steps.push(Operation {
                 action,
