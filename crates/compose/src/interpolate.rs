@@ -170,7 +170,7 @@ impl<'a> Interpolator<'a> {
                         self.substitute(text).map_err(|m| Error::at(&node.span, format!("{path}: {m}")))?;
                 }
                 if let Some(cast) = cast_of(path)
-                    && !(text.contains('$') && !substitute)
+                    && (substitute || !text.contains('$'))
                 {
                     let value = cast.apply(text);
                     node.value = value.ok_or_else(|| {
