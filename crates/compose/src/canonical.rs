@@ -416,7 +416,11 @@ fn ports(node: &mut Node, path: &Path) -> Result<()> {
             }
             Value::Map(_) => found.push(long_port(item.clone(), path)?),
             _ => {
-                return Err(fault(path, item, &format!("a port is a text or a mapping, not {}", item.kind())));
+                return Err(fault(
+                    path,
+                    item,
+                    &format!("a port is a text or a mapping, not {}", item.kind()),
+                ));
             }
         }
         if found.len() > MAX_PORTS {
@@ -438,10 +442,10 @@ fn long_port(mut port: Node, path: &Path) -> Result<Node> {
             _ => port.set("published", Node::string(text, &span)),
         }
     }
-    if let Some(address) = port.text(&["host_ip"]) {
-        if address.parse::<std::net::IpAddr>().is_err() {
-            return Err(fault(path, &port, &format!("host_ip: {address:?} is no IP address")));
-        }
+    if let Some(address) = port.text(&["host_ip"])
+        && address.parse::<std::net::IpAddr>().is_err()
+    {
+        return Err(fault(path, &port, &format!("host_ip: {address:?} is no IP address")));
     }
     for (name, value) in [("protocol", "tcp"), ("mode", "ingress")] {
         if port.get(&[name]).is_none() {
@@ -480,13 +484,10 @@ fn external(node: &mut Node) -> Result<()> {
     let Some(name) = node.get(&["external"]).filter(|e| e.as_map().is_some()) else { return Ok(()) };
     let span = name.span.clone();
     let inner = name.text(&["name"]).map(str::to_owned);
-    if let (Some(inner), Some(outer)) = (&inner, node.text(&["name"])) {
-        if inner != outer {
-            return Err(Error::at(
-                &span,
-                format!("external.name {inner:?} and name {outer:?} are not the same"),
-            ));
-        }
+    if let (Some(inner), Some(outer)) = (&inner, node.text(&["name"]))
+        && inner != outer
+    {
+        return Err(Error::at(&span, format!("external.name {inner:?} and name {outer:?} are not the same")));
     }
     node.set("external", Node::new(Value::Bool(true), &span));
     if let Some(inner) = inner {

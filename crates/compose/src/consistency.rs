@@ -70,23 +70,22 @@ impl<'a> Model<'a> {
     }
 
     fn references(&self, name: &str, service: &Node) -> Result<()> {
-        if service.get(&["network_mode"]).is_some() {
-            if let Some(networks) =
+        if service.get(&["network_mode"]).is_some()
+            && let Some(networks) =
                 service.get(&["networks"]).filter(|n| n.as_map().is_some_and(|m| !m.is_empty()))
-            {
-                let message = format!("services.{name}: network_mode and networks exclude each other");
-                return Err(Error::at(&networks.span, message));
-            }
+        {
+            let message = format!("services.{name}: network_mode and networks exclude each other");
+            return Err(Error::at(&networks.span, message));
         }
         for (key, node) in service.get(&["networks"]).into_iter().flat_map(Node::entries) {
             let at = Node { span: key.span.clone(), ..node.clone() };
             self.known("networks", &key.name, &at, &format!("services.{name}.networks"))?;
         }
         for mount in list(service, "volumes") {
-            if let (Some("volume"), Some(source)) = (mount.text(&["type"]), mount.text(&["source"])) {
-                if !source.is_empty() {
-                    self.known("volumes", source, mount, &format!("services.{name}.volumes"))?;
-                }
+            if let (Some("volume"), Some(source)) = (mount.text(&["type"]), mount.text(&["source"]))
+                && !source.is_empty()
+            {
+                self.known("volumes", source, mount, &format!("services.{name}.volumes"))?;
             }
         }
         for section in ["configs", "secrets"] {
@@ -249,12 +248,11 @@ fn mounts(name: &str, service: &Node) -> Result<()> {
 }
 
 fn others(name: &str, service: &Node) -> Result<()> {
-    if let Some(build) = service.get(&["build"]) {
-        if let (Some(inline), Some(_)) = (build.get(&["dockerfile_inline"]), build.get(&["dockerfile"])) {
-            let message =
-                format!("services.{name}.build: dockerfile and dockerfile_inline exclude each other");
-            return Err(Error::at(&inline.span, message));
-        }
+    if let Some(build) = service.get(&["build"])
+        && let (Some(inline), Some(_)) = (build.get(&["dockerfile_inline"]), build.get(&["dockerfile"]))
+    {
+        let message = format!("services.{name}.build: dockerfile and dockerfile_inline exclude each other");
+        return Err(Error::at(&inline.span, message));
     }
     if let Some(test) = service.get(&["healthcheck", "test"]).filter(|t| !t.items().is_empty()) {
         let first = test.items()[0].as_str().unwrap_or_default();

@@ -94,10 +94,10 @@ fn dependencies(service: &mut Node) {
         implied.push((name.to_owned(), true, link.span.clone()));
     }
     for key in ["network_mode", "ipc", "pid", "uts", "cgroup"] {
-        if let Some(node) = service.get(&[key]) {
-            if let Some(name) = node.as_str().and_then(|t| t.strip_prefix("service:")) {
-                implied.push((name.to_owned(), true, node.span.clone()));
-            }
+        if let Some(node) = service.get(&[key])
+            && let Some(name) = node.as_str().and_then(|t| t.strip_prefix("service:"))
+        {
+            implied.push((name.to_owned(), true, node.span.clone()));
         }
     }
     for from in service.get(&["volumes_from"]).map(Node::items).unwrap_or_default() {

@@ -169,13 +169,13 @@ impl<'a> Interpolator<'a> {
                     *text =
                         self.substitute(text).map_err(|m| Error::at(&node.span, format!("{path}: {m}")))?;
                 }
-                if let Some(cast) = cast_of(path) {
-                    if !(text.contains('$') && !substitute) {
-                        let value = cast.apply(text);
-                        node.value = value.ok_or_else(|| {
-                            Error::at(&node.span, format!("{path}: {text:?} is not {}", cast.name()))
-                        })?;
-                    }
+                if let Some(cast) = cast_of(path)
+                    && (substitute || !text.contains('$'))
+                {
+                    let value = cast.apply(text);
+                    node.value = value.ok_or_else(|| {
+                        Error::at(&node.span, format!("{path}: {text:?} is not {}", cast.name()))
+                    })?;
                 }
                 Ok(())
             }

@@ -6,10 +6,10 @@ use crate::node::{Node, Value};
 /// Makes every path in a canonical model absolute with `base`; `~` is `home`.
 pub fn resolve(model: &mut Node, base: &str, home: Option<&str>) {
     let fix = |node: &mut Node| {
-        if let Value::String(path) = &mut node.value {
-            if !path.is_empty() {
-                *path = absolute(path, base, home);
-            }
+        if let Value::String(path) = &mut node.value
+            && !path.is_empty()
+        {
+            *path = absolute(path, base, home);
         }
     };
     let context = |node: &mut Node| {
@@ -41,10 +41,10 @@ pub fn resolve(model: &mut Node, base: &str, home: Option<&str>) {
         for watch in items(service, "develop", "watch") {
             child(watch, "path").into_iter().for_each(fix);
         }
-        if let Some(hooks) = child(service, "pre_start") {
-            if let Value::Seq(hooks) = &mut hooks.value {
-                hooks.iter_mut().for_each(|hook| container(hook, &fix));
-            }
+        if let Some(hooks) = child(service, "pre_start")
+            && let Value::Seq(hooks) = &mut hooks.value
+        {
+            hooks.iter_mut().for_each(|hook| container(hook, &fix));
         }
         if let Some(file) = child(service, "extends").and_then(|e| child(e, "file")) {
             context(file);

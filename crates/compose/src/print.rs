@@ -112,18 +112,18 @@ fn pad(out: &mut String, indent: usize) {
 
 fn write(out: &mut String, node: &Node, indent: usize, escape: bool) {
     let mut value = json(node, escape);
-    if indent == 0 {
-        if let Json::Object(map) = &mut value {
-            let rank = |name: &str| TOP.iter().position(|t| *t == name).unwrap_or(TOP.len());
-            let mut entries: Vec<_> = std::mem::take(map).into_iter().collect();
-            entries.sort_by(|a, b| (rank(&a.0), &a.0).cmp(&(rank(&b.0), &b.0)));
-            for (key, value) in entries {
-                out.push_str(&scalar(&key, 0));
-                out.push(':');
-                json_child(out, &value, 0);
-            }
-            return;
+    if indent == 0
+        && let Json::Object(map) = &mut value
+    {
+        let rank = |name: &str| TOP.iter().position(|t| *t == name).unwrap_or(TOP.len());
+        let mut entries: Vec<_> = std::mem::take(map).into_iter().collect();
+        entries.sort_by(|a, b| (rank(&a.0), &a.0).cmp(&(rank(&b.0), &b.0)));
+        for (key, value) in entries {
+            out.push_str(&scalar(&key, 0));
+            out.push(':');
+            json_child(out, &value, 0);
         }
+        return;
     }
     write_json(out, &value, indent);
 }

@@ -106,25 +106,24 @@ pub fn unsupported(model: &Node) -> Vec<Finding> {
                 add(Weight::Refused, format!("services.{name}.volumes of type {kind}"), why, &mount.span);
             }
         }
-        if let Some(driver) = service.get(&["logging", "driver"]) {
-            if !matches!(driver.as_str(), Some("json-file" | "local" | "none")) {
-                let path = format!("services.{name}.logging.driver");
-                add(Weight::Reported, path, "logs are kept in files on this machine", &driver.span);
-            }
+        if let Some(driver) = service.get(&["logging", "driver"])
+            && !matches!(driver.as_str(), Some("json-file" | "local" | "none"))
+        {
+            let path = format!("services.{name}.logging.driver");
+            add(Weight::Reported, path, "logs are kept in files on this machine", &driver.span);
         }
     }
     for (key, network) in model.get(&["networks"]).into_iter().flat_map(Node::entries) {
         let name = &key.name;
-        if let Some(driver) = network.get(&["driver"]) {
-            if !matches!(driver.as_str(), Some("bridge" | "macvlan" | "ipvlan" | "host" | "none" | "default"))
-            {
-                add(
-                    Weight::Refused,
-                    format!("networks.{name}.driver"),
-                    "there are bridge, macvlan, ipvlan",
-                    &driver.span,
-                );
-            }
+        if let Some(driver) = network.get(&["driver"])
+            && !matches!(driver.as_str(), Some("bridge" | "macvlan" | "ipvlan" | "host" | "none" | "default"))
+        {
+            add(
+                Weight::Refused,
+                format!("networks.{name}.driver"),
+                "there are bridge, macvlan, ipvlan",
+                &driver.span,
+            );
         }
         if let Some(node) = network.get(&["attachable"]).filter(|n| n.as_bool() == Some(true)) {
             add(Weight::Reported, format!("networks.{name}.attachable"), SWARM, &node.span);

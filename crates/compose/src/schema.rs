@@ -69,10 +69,10 @@ impl<'a> Checker<'a> {
         }
         let parts = self.flat(schema);
         for part in &parts {
-            if let Some(types) = types(part) {
-                if !types.iter().any(|t| is_type(node, t)) {
-                    return Err(wrong_kind(node, path, &types));
-                }
+            if let Some(types) = types(part)
+                && !types.iter().any(|t| is_type(node, t))
+            {
+                return Err(wrong_kind(node, path, &types));
             }
             for name in ["oneOf", "anyOf"] {
                 if let Some(choices) = part[name].as_array() {
@@ -131,10 +131,10 @@ impl<'a> Checker<'a> {
                 return Err(Error::at(&node.span, message));
             }
         }
-        if let (Some(pattern), Some(text)) = (part["pattern"].as_str(), node.as_str()) {
-            if !matches_pattern(pattern, text) {
-                return Err(Error::at(&node.span, format!("{path}: {text:?} is not allowed here")));
-            }
+        if let (Some(pattern), Some(text)) = (part["pattern"].as_str(), node.as_str())
+            && !matches_pattern(pattern, text)
+        {
+            return Err(Error::at(&node.span, format!("{path}: {text:?} is not allowed here")));
         }
         let number = match node.value {
             Value::Int(number) => number as f64,

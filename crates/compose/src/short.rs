@@ -133,11 +133,13 @@ pub fn mount(text: &str, span: &Span) -> Result<Node, String> {
     Ok(node)
 }
 
+/// Whether a text begins like a Windows path; a small letter before a slash is a volume's name.
 fn windows_drive(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
-        && bytes.next() == Some(b':')
-        && bytes.next().is_some_and(|b| matches!(b, b'\\' | b'/'))
+    match text.as_bytes() {
+        [letter, b':', b'\\', ..] => letter.is_ascii_alphabetic(),
+        [letter, b':', b'/', ..] => letter.is_ascii_uppercase(),
+        _ => false,
+    }
 }
 
 /// Splits at colons, but not after the letter of a Windows drive and not inside of `${...}`.

@@ -300,16 +300,17 @@ fn resolve(text: &str) -> Value {
         None => (digits, 10),
     };
     let plain = digits.replace('_', "");
-    if plain.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        if let Ok(number) = i64::from_str_radix(&plain, base) {
-            return Value::Int(sign * number);
-        }
+    if plain.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && let Ok(number) = i64::from_str_radix(&plain, base)
+    {
+        return Value::Int(sign * number);
     }
     let numeric = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
-    if text.chars().all(numeric) && text.contains(|c: char| c.is_ascii_digit()) {
-        if let Ok(number) = text.parse() {
-            return Value::Float(number);
-        }
+    if text.chars().all(numeric)
+        && text.contains(|c: char| c.is_ascii_digit())
+        && let Ok(number) = text.parse()
+    {
+        return Value::Float(number);
     }
     Value::String(text.to_owned())
 }

@@ -149,6 +149,8 @@ pub(crate) enum Command {
         /// Id, unique prefix or name.
         object: String,
     },
+    /// Understand Compose files; needs no daemon.
+    Compose(Box<crate::commands::compose::ComposeArgs>),
     /// Check what this node needs, and say what to do about what is missing.
     Doctor,
     /// Print what the daemon is and whether it is ready.
