@@ -1,6 +1,8 @@
 //! One file per subcommand.
 
+mod completions;
 pub(crate) mod compose;
+mod config;
 mod doctor;
 mod exec;
 mod images;
@@ -31,28 +33,38 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Serve(args) => return serve::run(&args),
         Command::Config(command) => return config::run(*command, format),
         Command::Completions { shell } => return completions::run(shell),
+        Command::Compose(args) => return compose::run(*args),
         _ => {}
-    }
-    if let Command::Compose(args) = command {
-        return compose::run(*args);
     }
     // One thread: a client waits for one answer at a time.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
     runtime.block_on(async move {
         match command {
-            Command::Serve(_) | Command::Compose(_) | Command::Version | Command::Doctor => {
-                Ok(ExitCode::SUCCESS)
-            }
-            Command::Pods => pods::run(&mut client, output).await,
-            Command::Ps { all } => ps::run(&mut client, output, all).await,
-            Command::Images => images::run(&mut client, output).await,
-            Command::Pull { image } => pull::run(&mut client, &image).await,
-            Command::Rmi { images } => rmi::run(&mut client, &images).await,
-            Command::Import { file, name } => import::run(&mut client, &file, name).await,
-            Command::Run(args) => run::run(&mut client, *args).await,
-            Command::Logs { container, follow, tail, timestamps } => {
-                logs::run(&mut client, &container, logs::How { follow, tail, timestamps }).await
+            Command::Version => return version::run(&socket, format).await,
+            Command::Doctor => return doctor::run(&socket, format).await,
+            _ => {}
+        }
+        let client = &mut Client::connect(&socket).await?;
+        match command {
+            // Done above, without a connection.
+            Command::Serve(_)
+            | Command::Config(_)
+            | Command::Completions { .. }
+            | Command::Compose(_)
+            | Command::Version
+            | Command::Doctor => Ok(ExitCode::SUCCESS),
+            Command::Pods { realm } => pods::run(client, format, realm.realm).await,
+            Command::Ps { all, realm } => ps::run(client, format, all, realm.realm).await,
+            Command::Images { realm } => images::run(client, format, realm.realm).await,
+            Command::Info => info::run(client, format).await,
+            Command::Pull { image } => pull::run(client, &image).await,
+            Command::Rmi { realm, images } => rmi::run(client, &images, realm.realm).await,
+            Command::Import { file, name } => import::run(client, &file, name).await,
+            Command::Run(args) => run::run(client, *args).await,
+            Command::Logs { realm, container, follow, tail, timestamps } => {
+                let how = logs::How { follow, tail, timestamps };
+                logs::run(client, &container, realm.realm, how).await
             }
             Command::Exec { realm, timeout, container, command } => {
                 exec::run(client, &container, realm.realm, command, timeout).await

@@ -30,9 +30,13 @@ fn help_is_what_it_was() {
     let top = help(&["--help"]);
     let names = subcommands(&top);
     let mut texts = vec![("gantry".to_owned(), top)];
-    texts.extend(names.iter().map(|name| (name.clone(), help(&[name, "--help"]))));
-    let compose = subcommands(&help(&["compose", "--help"]));
-    texts.extend(compose.iter().map(|name| (format!("compose-{name}"), help(&["compose", name, "--help"]))));
+    for name in &names {
+        let text = help(&[name, "--help"]);
+        for below in subcommands(&text) {
+            texts.push((format!("{name}-{below}"), help(&[name, &below, "--help"])));
+        }
+        texts.push((name.clone(), text));
+    }
     let mut changed = Vec::new();
     for (name, text) in &texts {
         let file = golden.join(format!("{name}.txt"));

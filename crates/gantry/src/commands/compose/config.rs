@@ -75,7 +75,7 @@ pub(super) fn run(project: &ProjectArgs, args: &ConfigArgs) -> Result<ExitCode> 
             }
         }
         Some(value) => println!("{value:#}"),
-        None if args.what.variables && !json => variables(&project),
+        None if args.what.variables && !json => variables(&project)?,
         None if args.what.variables => println!("{:#}", variables_json(&project)),
         // Without interpolation dollar signs still mean what they meant.
         None if json => println!("{:#}", print::json(&project.model, !args.no_interpolate)),
@@ -125,20 +125,18 @@ fn list(project: &Project, what: &What) -> Result<Option<Value>> {
     })
 }
 
-fn variables(project: &Project) {
-    let mut rows = vec![["NAME", "REQUIRED", "DEFAULT", "ALTERNATE"].map(str::to_owned)];
-    for (name, variable) in &project.variables {
-        rows.push([
+fn variables(project: &Project) -> Result<()> {
+    let row = |(name, variable): (&String, &gantry_compose::interpolate::Variable)| {
+        vec![
             name.clone(),
             variable.required.to_string(),
             variable.default.clone().unwrap_or_default(),
             variable.alternative.clone().unwrap_or_default(),
-        ]);
-    }
-    let header = rows.remove(0);
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let rows = rows.into_iter().map(|r| r.to_vec()).collect();
-    crate::output::list(crate::cli::Format::Table, &header, rows, || Value::Null);
+        ]
+    };
+    let rows = project.variables.iter().map(row).collect();
+    let header = ["NAME", "REQUIRED", "DEFAULT", "ALTERNATE"];
+    crate::output::list(crate::cli::Format::Table, &header, rows, || Ok(Value::Null))
 }
 
 fn variables_json(project: &Project) -> Value {
