@@ -20,10 +20,6 @@ fn namespaces_are_shared_as_asked() {
     for handler in HANDLERS {
         // CRI: POD 0, CONTAINER 1, NODE 2.
         for (mode, shared, host) in [(0, true, false), (1, false, false), (2, true, true)] {
-            if handler == "crun" && shared && !host {
-                // Such a start has failed with crun, see the known fault in docs/handlers.md.
-                continue;
-            }
             let name = format!("{handler}-{mode}");
             let pod = stage.network_pod(&name, pid_mode(mode));
             let pod_id = crictl.runp(handler, &pod);

@@ -94,6 +94,12 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// The parent of a process; `None` when it is gone.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse(pid, &stat).map(|stat| stat.parent)
+}
+
 fn parse(pid: i32, stat: &str) -> Option<Stat> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(1);
     let mut number = || fields.next()?.parse().ok();

@@ -2,7 +2,7 @@
 
 use crate::container::{Container, OomCounter};
 use crate::event_loop::{EventLoop, kill};
-use crate::kill_tree::kill_tree;
+use crate::kill_tree::{kill_tree, parent_of};
 use crate::log::LogThread;
 use crate::reaper::{End, is_child};
 use crate::runtime_call::{RuntimeCall, last_words};
@@ -37,6 +37,8 @@ const STDERR: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) call: RuntimeCall,
+    /// The runtime's own end, when it has left a helper behind that is still the parent of what it started.
+    ended: Option<End>,
     /// Connection and message number; `None` once it has been answered.
     asker: Option<(u64, u64)>,
     purpose: Purpose,
@@ -202,7 +204,7 @@ impl EventLoop {
             .map_err(|why| (ErrorKind::Runtime, why))?;
         let output = Output { stdout: stdout.into(), stderr: stderr.into() };
         let purpose = Purpose::Start { request: Box::new(request), oom, stdin, output, console };
-        self.pending.insert(call.pid, Pending { call, asker: Some((token, id)), purpose });
+        self.pending.insert(call.pid, Pending { call, ended: None, asker: Some((token, id)), purpose });
         Ok(())
     }
 
@@ -261,7 +263,7 @@ impl EventLoop {
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
             .map_err(|why| (ErrorKind::Runtime, why))?;
         let purpose = Purpose::Exec { exec_id: request.exec_id, killed: false };
-        self.pending.insert(call.pid, Pending { call, asker: Some((token, id)), purpose });
+        self.pending.insert(call.pid, Pending { call, ended: None, asker: Some((token, id)), purpose });
         Ok(())
     }
 
@@ -310,8 +312,15 @@ impl EventLoop {
     }
 
     /// The OCI runtime has ended: adopt what it started, or tell why it did not.
-    pub(crate) fn runtime_ended(&mut self, pending: Pending, end: End) {
-        let Pending { call, asker, purpose } = pending;
+    pub(crate) fn runtime_ended(&mut self, mut pending: Pending, end: End) {
+        let end = pending.ended.unwrap_or(end);
+        if let Some(helper) = self.helper_of(&pending, end) {
+            // It is an orphan of the runtime's, so ours; at its end the process that it holds is ours, too.
+            (pending.call.pid, pending.ended) = (helper, Some(end));
+            self.pending.insert(helper, pending);
+            return;
+        }
+        let Pending { call, asker, purpose, .. } = pending;
         let started = self.outcome(&call, end, &purpose);
         if started.is_err() {
             // A runtime that was killed after its work has left a process that nobody asked for.
@@ -384,6 +393,20 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// The process between this one and what a successful runtime started: crun forks twice, and may end
+    /// before its first child does.
+    fn helper_of(&self, pending: &Pending, end: End) -> Option<i32> {
+        let by_wait = matches!(&pending.purpose, Purpose::Start { request, .. } if request.by_wait);
+        if end.code != 0 || pending.call.timed_out || by_wait {
+            return None;
+        }
+        let pid = pending.call.started_pid().ok()?;
+        if is_child(pid) {
+            return None;
+        }
+        parent_of(pid).filter(|parent| !self.knows(*parent) && is_child(*parent))
     }
 
     /// The process that a runtime started, and its end if it has ended already; or why there is none.

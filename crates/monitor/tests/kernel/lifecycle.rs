@@ -383,3 +383,23 @@ fn a_client_that_does_not_read_is_dropped_and_hurts_nobody() {
     }
     assert_eq!(pod.run("c", "exit 4").exit_code, 4);
 }
+
+#[test]
+fn a_runtime_may_end_before_the_helper_that_forked_the_container() {
+    let pod = Pod::new();
+    // The helper stays until the runtime has been reaped, the container until it is killed.
+    let helper = "(sleep 100000 & echo $! >$pid_file.new; mv $pid_file.new $pid_file; \
+        while kill -0 $$ 2>/dev/null; do :; done) & until [ -e $pid_file ]; do :; done";
+    let mut request = pod.bundle("c", "", |_| {});
+    request.runtime = pod.fake_runtime("forks-twice", helper);
+    let process = pod.start_with(request);
+    pidfd::Process::open_exact(process.pid, process.start_time).unwrap().signal(15).unwrap();
+    let record = pod.ear.exited("c");
+    assert_eq!((record.exit_code, record.signal), (143, Some(15)));
+    // One that never ends: the time limit counts for it, too.
+    let helper = "(sleep 100000 & echo $! >$pid_file.new; mv $pid_file.new $pid_file; sleep 100000) & \
+        until [ -e $pid_file ]; do :; done";
+    let mut request = pod.bundle("d", "", |_| {});
+    (request.runtime, request.timeout_ms) = (pod.fake_runtime("helper-stays", helper), 300);
+    assert_eq!(pod.failure(&Request::Start(request)).kind, ErrorKind::Timeout);
+}
