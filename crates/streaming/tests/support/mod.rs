@@ -170,6 +170,8 @@ pub(crate) fn path(url: &str) -> &str {
 pub(crate) async fn request(url: &str, method: &str, headers: &str) -> (TcpStream, String) {
     let address = url.split_once("://").unwrap().1.split('/').next().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
+    // Window updates are small writes, one after the other.
+    stream.set_nodelay(true).unwrap();
     let head = format!("{method} {} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n", path(url));
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = read_head(&mut stream).await;
@@ -259,6 +261,7 @@ impl Spdy {
             if let Some(frame) = self.decoder.next(&mut self.buffer).unwrap() {
                 return Some(frame);
             }
+            self.buffer.reserve(32 << 10);
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(n) if n > 0 => {}
                 _ => return None,
