@@ -170,7 +170,15 @@ impl<'a> Converter<'a> {
         self.isolated = used.len() > 1 || self.internal;
         self.contents();
         for (name, service) in &services {
-            if service.get(&["provider"]).is_some() || self.leader(name) != *name {
+            if let Some(provider) = service.get(&["provider"]) {
+                self.done(service);
+                self.tell(
+                    &provider.span,
+                    format!("services.{name}.provider is lost: no container is behind it"),
+                );
+                continue;
+            }
+            if self.leader(name) != *name {
                 continue;
             }
             let mut members: Vec<(&'a str, &'a Node)> = vec![(*name, *service)];

@@ -122,9 +122,11 @@ impl<'a> Converter<'a> {
             let text = expose.as_str().unwrap_or_default();
             let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
             let protocol = protocol.to_uppercase();
-            for number in
-                crate::short::range(number).into_iter().flat_map(|(a, b)| i64::from(a)..=i64::from(b))
-            {
+            let Some((first, last)) = crate::short::range(number).filter(|(first, _)| *first > 0) else {
+                self.lose(expose, format!("services.{name}.expose: {text:?} is lost: it is no port"));
+                continue;
+            };
+            for number in i64::from(first)..=i64::from(last) {
                 if seen.insert((number, protocol.clone())) {
                     ports.push(service_port(number, number, &protocol, None));
                 }

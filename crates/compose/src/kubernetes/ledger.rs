@@ -29,6 +29,9 @@ const OFF: [&str; 13] = [
     "use_api_socket",
 ];
 
+/// Mappings in which a name without a value says something too.
+const NAMES: [&str; 6] = ["args", "driver_opts", "environment", "models", "networks", "options"];
+
 /// Why there is no like for some keys; a key below one of these has the same reason.
 const REASONS: [(&str, &str); 29] = [
     ("services.*.attach", "there is no foreground to show its output in"),
@@ -64,6 +67,9 @@ const REASONS: [(&str, &str); 29] = [
     ("volumes", "the storage class decides"),
     ("models", "a cluster serves no models by itself"),
 ];
+
+/// Something that nobody cared for: its path, its place, itself.
+type Lost<'a> = (Path, &'a Span, &'a Node);
 
 impl Ledger {
     fn has(&self, node: &Node) -> bool {
@@ -122,29 +128,35 @@ impl<'a> Converter<'a> {
     /// Reports what was neither converted nor reported.
     pub(super) fn leftovers(&mut self) {
         let project = self.project;
-        let mut found = Vec::new();
+        let mut found: Vec<Lost<'a>> = Vec::new();
         for section in SECTIONS {
             let path = Path::default().join(section);
             for (key, entry) in project.model.get(&[section]).into_iter().flat_map(Node::entries) {
                 let path = path.join(&key.name);
                 if !self.walk(entry, &path, &mut found) {
-                    found.push((path, key.span.clone()));
+                    found.push((path, &key.span, entry));
                 }
             }
         }
-        for (path, span) in found {
+        for (mut path, mut span, mut node) in found {
+            // Who holds nothing else is named by what it holds.
+            while let Some((key, only)) = node.as_map().filter(|m| m.len() == 1).and_then(|m| m.first()) {
+                (path, span, node) = (path.join(&key.name), &key.span, only);
+            }
             let why = REASONS.iter().find(|(pattern, _)| starts(&path, pattern)).map(|(_, why)| *why);
-            self.tell(&span, format!("{path} is lost: {}", why.unwrap_or("Kubernetes has nothing like it")));
+            self.tell(span, format!("{path} is lost: {}", why.unwrap_or("Kubernetes has nothing like it")));
         }
     }
 
     /// Whether anything of a value was converted or reported; if so, `out` has what was not.
-    fn walk(&self, node: &Node, path: &Path, out: &mut Vec<(Path, Span)>) -> bool {
+    fn walk(&self, node: &'a Node, path: &Path, out: &mut Vec<Lost<'a>>) -> bool {
         if self.ledger.has(node) {
             return true;
         }
-        let children: Vec<(Path, &Span, &Node)> = match &node.value {
-            Value::Null => return true,
+        let children: Vec<Lost<'a>> = match &node.value {
+            Value::Null => {
+                return !path.parts().iter().rev().nth(1).is_some_and(|p| NAMES.contains(&p.as_str()));
+            }
             Value::Bool(false) => return path.parts().last().is_some_and(|p| OFF.contains(&p.as_str())),
             Value::Map(map) => {
                 map.iter().map(|(key, value)| (path.join(&key.name), &key.span, value)).collect()
@@ -165,7 +177,7 @@ impl<'a> Converter<'a> {
                 // A null or a false alone is no sign that somebody cared for its siblings.
                 any |= out.len() > before || self.ledger.has(child) || !says_nothing(child);
             } else {
-                lost.push((path, span.clone()));
+                lost.push((path, span, child));
             }
         }
         if any || lost.is_empty() {

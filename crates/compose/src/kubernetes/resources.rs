@@ -15,11 +15,19 @@ impl<'a> Converter<'a> {
                 let nodes = [service.get(&["deploy", "resources", kind, long]), service.get(&[short])];
                 for node in nodes.into_iter().flatten() {
                     self.done(node);
-                    let value = node.scalar().filter(|v| v.parse::<f64>().is_ok_and(|v| v > 0.0));
-                    if let Some(value) = value
-                        && found[field].get(resource).is_none()
-                    {
-                        found[field][resource] = json!(value);
+                    let text = node.scalar().unwrap_or_default();
+                    match text.parse::<f64>() {
+                        Ok(number) if number > 0.0 && number < 1e15 => {
+                            if found[field].get(resource).is_none() {
+                                found[field][resource] = json!(text);
+                            }
+                        }
+                        // No limit.
+                        Ok(number) if number <= 0.0 => {}
+                        _ => self.lose(
+                            node,
+                            format!("services.{name}: {text:?} is lost: it is no amount of {resource}"),
+                        ),
                     }
                 }
             }

@@ -255,8 +255,10 @@ impl<'a> Converter<'a> {
         volume: String,
         entry: &mut Json,
     ) -> Json {
-        // The cluster does as Docker: it makes a folder where there is nothing.
-        self.done_at(mount, &["bind", "create_host_path"]);
+        // The node does as Docker: it makes a folder where there is nothing.
+        if mount.get(&["bind", "create_host_path"]).and_then(Node::as_bool) == Some(true) {
+            self.done_at(mount, &["bind", "create_host_path"]);
+        }
         if let Some(propagation) = mount.text(&["bind", "propagation"]) {
             let like = match propagation {
                 "rprivate" | "private" | "" => Some("None"),

@@ -122,12 +122,18 @@ impl<'a> Converter<'a> {
         scale.or(replicas).unwrap_or(1).clamp(0, i64::from(i32::MAX))
     }
 
-    fn restart_of(&mut self, service: &'a Node) -> Restart {
+    fn restart_of(&mut self, name: &str, service: &'a Node) -> Restart {
+        let place = format!("services.{name}");
         self.done_at(service, &["restart"]);
         let policy = ["deploy", "restart_policy"];
         if let Some(condition) = self.text(service, &[policy[0], policy[1], "condition"]) {
             let attempts = self.int(service, &[policy[0], policy[1], "max_attempts"]);
             let on_failure = condition == "on-failure";
+            if !["none", "on-failure", "any", ""].contains(&condition) {
+                let message =
+                    format!("{place}.deploy.restart_policy.condition: {condition:?} is lost; any is meant");
+                self.tell(&service.span, message);
+            }
             return Restart { always: !on_failure && condition != "none", on_failure, attempts };
         }
         let text = service.text(&["restart"]).unwrap_or("no");
@@ -141,7 +147,7 @@ impl<'a> Converter<'a> {
 
     /// Pods of a workload are always started again.
     fn restart(&mut self, name: &str, service: &'a Node) {
-        let restart = self.restart_of(service);
+        let restart = self.restart_of(name, service);
         let node =
             service.get(&["deploy", "restart_policy", "condition"]).or_else(|| service.get(&["restart"]));
         let span = node.map_or(&service.span, |n| &n.span);
@@ -154,7 +160,7 @@ impl<'a> Converter<'a> {
 
     /// A pod that others wait for the end of.
     fn job(&mut self, name: &str, service: &'a Node, replicas: i64, mut template: Json) -> Json {
-        let restart = self.restart_of(service);
+        let restart = self.restart_of(name, service);
         template["spec"]["restartPolicy"] = json!(if restart.on_failure { "OnFailure" } else { "Never" });
         if restart.always {
             self.tell(
