@@ -325,11 +325,6 @@ const CASTS: [(&str, Cast); 50] = [
 ];
 
 fn cast_of(path: &Path) -> Option<Cast> {
-    let found = CASTS.iter().find(|(pattern, _)| match pattern.strip_prefix("@.") {
-        Some(rest) => ["services.*", "services.*.pre_start.[]"]
-            .iter()
-            .any(|prefix| path.is(&format!("{prefix}.{rest}"))),
-        None => path.is(pattern),
-    });
+    let found = CASTS.iter().find(|(pattern, _)| path.is_form(pattern));
     found.map(|(_, cast)| *cast)
 }
