@@ -2,9 +2,7 @@
 //! names and labels are such as the API server takes, pods are restricted where the file allows, and the same
 //! project gives the same bytes. After a wanted change: `GANTRY_BLESS=1`, then read the difference.
 
-mod common;
-
-use common::{files, golden, load, texts};
+use crate::common::{files, golden, load, texts};
 use gantry_compose::kubernetes::{Conversion, Options, Publish, convert};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -14,7 +12,7 @@ const PUBLISH: [Publish; 4] =
     [Publish::ClusterIp, Publish::NodePort, Publish::LoadBalancer, Publish::HostPort];
 
 fn schema() -> Value {
-    serde_json::from_str(include_str!("kubernetes/schema.json")).unwrap()
+    serde_json::from_str(include_str!("../kubernetes/schema.json")).unwrap()
 }
 
 fn conversions(publish: Publish) -> impl Iterator<Item = (String, Conversion)> {
@@ -27,10 +25,10 @@ fn conversions(publish: Publish) -> impl Iterator<Item = (String, Conversion)> {
 
 #[test]
 fn schemas_are_the_pinned_ones() {
-    let table = include_str!("../schema/README.md");
+    let table = include_str!("../../schema/README.md");
     for (name, text) in [
-        ("schema/compose-spec.json", include_str!("../schema/compose-spec.json")),
-        ("tests/kubernetes/schema.json", include_str!("kubernetes/schema.json")),
+        ("schema/compose-spec.json", include_str!("../../schema/compose-spec.json")),
+        ("tests/kubernetes/schema.json", include_str!("../kubernetes/schema.json")),
     ] {
         let digest: String = Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
         let row = table.lines().find(|l| l.starts_with(&format!("| `{name}` |"))).unwrap();

@@ -1,9 +1,7 @@
 //! Files as people write them for Docker: `config` twice is the same and golden; wrong ones get their message.
 //! After a wanted change: `GANTRY_BLESS=1`, then read the difference.
 
-mod common;
-
-use common::{golden, load, texts};
+use crate::common::{golden, load, texts};
 use gantry_compose::print;
 
 #[test]
