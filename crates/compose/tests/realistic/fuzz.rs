@@ -125,7 +125,7 @@ fn mutate_text(rng: &mut Rng, text: &mut String, corpus: &[String]) {
     let (from, to) = (a.min(b), a.max(b));
     match rng.u8(..9) {
         0 => text.insert_str(a, TOKENS[rng.usize(..TOKENS.len())]),
-        1 => text.replace_range(from..to.min(from + 8).max(from), ""),
+        1 => drop(text.pop()),
         2 if to - from < 512 => text.replace_range(from..to, ""),
         3 => {
             let chunk: String = text[from..to].chars().take(200).collect();
