@@ -38,7 +38,7 @@ pub(crate) fn push(registry: &Registry) {
     registry.push(&format!("{e2e}/nginx:1.14-2"), &kit.nginx(80));
     registry.push(&format!("{e2e}/httpd:2.4.39-4"), &kit.httpd());
     registry.push(&format!("{e2e}/nonewprivs:1.3"), &kit.nonewprivs());
-    let pause = gantry_testkit::image::tiny("pause", "one image of two registries\n");
+    let pause = kit.busybox(json!({"Entrypoint": ["sleep", "infinity"]}), &[("mark", 0o644, "pause")]);
     for name in ["registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9"] {
         registry.push(name, &pause);
     }
@@ -190,6 +190,8 @@ fn base(packages: &Path) -> Layer {
         layer = layer.hard_link(&format!("bin/{applet}"), "bin/busybox");
     }
     layer = program(layer, packages, "usr/bin/ipcs");
+    // Debian's busybox has no such applet; by a program's exact name, pidof finds the same.
+    layer = layer.file("bin/pgrep", 0o755, "#!/bin/sh\nexec pidof \"$1\"\n");
     for library in ["libc.so.6", "libresolv.so.2"] {
         layer = shared(layer, packages, library);
     }
