@@ -7,7 +7,7 @@ top=$(cd ../.. && pwd)
 export GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=0
 
 pins=$(cat go.mod go.sum build.sh | sha256sum | cut -d' ' -f1)
-if [[ -x bin/crictl && $(cat bin/.pins 2>/dev/null || true) == "$pins" ]]; then
+if [[ -x bin/crictl && -x bin/critest && -x bin/ginkgo && $(cat bin/.pins 2>/dev/null || true) == "$pins" ]]; then
   echo "tools: $(bin/crictl --version) is built already"
   exit 0
 fi
@@ -34,8 +34,13 @@ if [[ -z $go ]] || ! is_new_enough "$go"; then
 fi
 
 version=$("$go" list -m -f '{{.Version}}' sigs.k8s.io/cri-tools)
-echo "tools: building crictl $version with $("$go" env GOVERSION) (about a minute)"
+echo "tools: building crictl and critest $version with $("$go" env GOVERSION) (about two minutes)"
 mkdir -p bin
 "$go" build -trimpath -o bin/crictl -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
   sigs.k8s.io/cri-tools/cmd/crictl
+"$go" test -c -trimpath -o bin/critest -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
+  sigs.k8s.io/cri-tools/cmd/critest
+# critest runs it when it is told to run specs at the same time.
+"$go" build -trimpath -o bin/ginkgo -ldflags "-s -w" github.com/onsi/ginkgo/v2/ginkgo
+echo "tools: critest $version, sha256 $(sha256sum bin/critest | cut -d' ' -f1)"
 echo "$pins" >bin/.pins

@@ -157,7 +157,7 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the primary one among them.
     pub additional_gids: Vec<u32>,
 }
 
