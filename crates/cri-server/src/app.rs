@@ -18,7 +18,7 @@ use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_pod_sandbox::{ContainerPolicy, Engine, EngineConfig, Error, Kind, Realm, Result};
 use gantry_stage::Stage;
 use gantry_streaming::{Server as StreamServer, Streaming};
 use std::path::PathBuf;
@@ -139,6 +139,12 @@ impl App {
             images,
             networks,
             cri_network,
+            policy: ContainerPolicy {
+                cdi_spec_dirs: config.cdi_spec_dirs,
+                ulimits: config.default_ulimits,
+                create_missing_mount_sources: config.create_missing_mount_sources,
+                privileged_without_host_devices: config.privileged_without_host_devices,
+            },
         };
         let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(

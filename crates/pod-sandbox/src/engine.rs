@@ -1,10 +1,12 @@
 //! The engine: all sandboxes and containers of this node, and what they are made with.
 
+use crate::apparmor::AppArmor;
 use crate::container::Container;
 use crate::error::Kind;
 use crate::flight::{Flights, lock};
 use crate::handler::{HandlerConfig, Handlers};
 use crate::pod::Pod;
+use crate::policy::ContainerPolicy;
 use crate::record::{ContainerState, PodState};
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
@@ -36,6 +38,8 @@ pub struct EngineConfig {
     pub networks: Networks,
     /// Network of the kubelet's pods; local pods use the built-in one.
     pub cri_network: NetworkKind,
+    /// What holds for every container.
+    pub policy: ContainerPolicy,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -85,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) cri_network: NetworkKind,
     pub(crate) spawner: Spawner,
     pub(crate) host: HostFacts,
+    pub(crate) policy: ContainerPolicy,
+    pub(crate) apparmor: AppArmor,
     pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
     pub(crate) pod_flights: Flights<PodKey, String>,
     pub(crate) container_flights: Flights<ContainerKey, String>,
@@ -121,6 +127,10 @@ impl Engine {
             sandboxer::prepare_pause_root(&root, &config.monitor_program)?;
         }
         let host = crate::host::facts(&config.hierarchies);
+        // Its program is in a directory that the PATH of a service may lack.
+        let mut search = config.handlers.search.clone();
+        search.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        let apparmor = AppArmor::new(host.apparmor, search);
         let inner = Inner {
             root: config.root,
             run_dir,
@@ -132,6 +142,8 @@ impl Engine {
             cri_network: config.cri_network,
             spawner,
             host,
+            policy: config.policy,
+            apparmor,
             quarantined: Mutex::default(),
             pod_flights: Flights::new(),
             container_flights: Flights::new(),

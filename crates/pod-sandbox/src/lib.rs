@@ -7,6 +7,8 @@
 //! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes, `sandboxer/` what differs
 //! for those with a kernel of their own.
 
+mod apparmor;
+mod cdi;
 mod container;
 mod engine;
 mod error;
@@ -21,6 +23,7 @@ mod journal;
 mod monitor;
 mod pod;
 mod pod_files;
+mod policy;
 mod record;
 mod recovery;
 mod sandboxer;
@@ -35,6 +38,7 @@ mod view;
 pub use engine::{Census, Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
+pub use policy::{ContainerPolicy, Ulimit};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
 pub use sandboxer::SandboxerKind;

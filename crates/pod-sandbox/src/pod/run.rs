@@ -344,6 +344,7 @@ fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)
             config.log_directory
         )));
     }
+    super::sysctls::check(config)?;
     if let Some(dns) = &config.dns_config {
         let fields = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
         if let Some(field) = fields.into_iter().find(|f| !pod_files::is_clean(f)) {
