@@ -8,6 +8,7 @@ use crate::pod::Pod;
 use crate::record::{ContainerState, PodState};
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
+use crate::streaming::OnDisconnect;
 use crate::{Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub networks: Networks,
     /// Network of the kubelet's pods; local pods use the built-in one.
     pub cri_network: NetworkKind,
+    /// What becomes of commands whose client, or whose daemon, goes away.
+    pub exec_on_disconnect: OnDisconnect,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -83,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) images: ImageStore,
     pub(crate) networks: Networks,
     pub(crate) cri_network: NetworkKind,
+    pub(crate) exec_on_disconnect: OnDisconnect,
     pub(crate) spawner: Spawner,
     pub(crate) host: HostFacts,
     pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
@@ -130,6 +134,7 @@ impl Engine {
             images: config.images,
             networks: config.networks,
             cri_network: config.cri_network,
+            exec_on_disconnect: config.exec_on_disconnect,
             spawner,
             host,
             quarantined: Mutex::default(),
