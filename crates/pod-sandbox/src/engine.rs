@@ -10,6 +10,7 @@ use crate::policy::ContainerPolicy;
 use crate::record::{ContainerState, PodState};
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
+use crate::streaming::OnDisconnect;
 use crate::{Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
@@ -40,6 +41,8 @@ pub struct EngineConfig {
     pub cri_network: NetworkKind,
     /// What holds for every container.
     pub policy: ContainerPolicy,
+    /// What becomes of commands whose client, or whose daemon, goes away.
+    pub exec_on_disconnect: OnDisconnect,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -87,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) images: ImageStore,
     pub(crate) networks: Networks,
     pub(crate) cri_network: NetworkKind,
+    pub(crate) exec_on_disconnect: OnDisconnect,
     pub(crate) spawner: Spawner,
     pub(crate) host: HostFacts,
     pub(crate) policy: ContainerPolicy,
@@ -140,6 +144,7 @@ impl Engine {
             images: config.images,
             networks: config.networks,
             cri_network: config.cri_network,
+            exec_on_disconnect: config.exec_on_disconnect,
             spawner,
             host,
             policy: config.policy,

@@ -21,6 +21,7 @@ mod host;
 mod id;
 mod journal;
 mod monitor;
+mod orphans;
 mod pod;
 mod pod_files;
 mod policy;
