@@ -24,6 +24,7 @@ mod pod_files;
 mod record;
 mod recovery;
 mod sandboxer;
+mod scope;
 mod set_aside;
 mod spawner;
 pub mod spec;
@@ -38,6 +39,7 @@ pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
 pub use sandboxer::SandboxerKind;
+pub use scope::CgroupDriver;
 pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

@@ -18,7 +18,9 @@ pub use slice::Slice;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text names no slice.
-    #[error("cgroup parent {0:.256?} is no slice; the systemd driver needs one such as kubepods-burstable.slice")]
+    #[error(
+        "cgroup parent {0:.256?} is no slice; the systemd driver needs one such as kubepods-burstable.slice"
+    )]
     Slice(String),
     /// A limit for which systemd has no property.
     #[error("systemd has no property for the limit {0:.64?} of a pod; set it on the containers instead")]

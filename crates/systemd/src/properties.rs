@@ -135,7 +135,8 @@ mod tests {
         ] {
             assert_eq!(find(&limits, name), Some(value), "{name}");
         }
-        let none = Limits { cpu_quota: Some(-1), memory: Some(-1), memory_swap: Some(-1), ..Limits::default() };
+        let none =
+            Limits { cpu_quota: Some(-1), memory: Some(-1), memory_swap: Some(-1), ..Limits::default() };
         for name in ["CPUQuotaPerSecUSec", "MemoryMax", "MemorySwapMax"] {
             assert_eq!(find(&none, name), Some(INFINITY), "{name}");
         }

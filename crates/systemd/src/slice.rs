@@ -80,8 +80,22 @@ mod tests {
     fn what_is_no_slice_is_refused() {
         let long = format!("{}.slice", "x".repeat(250));
         for bad in [
-            "", "/", ".slice", "a", "a.scope", "a--b.slice", "-a.slice", "a-.slice", "--.slice", "/b.slice/a-c.slice",
-            "../a.slice", "/kubepods/a.slice", "a b.slice", "a\n.slice", "ä.slice", &long,
+            "",
+            "/",
+            ".slice",
+            "a",
+            "a.scope",
+            "a--b.slice",
+            "-a.slice",
+            "a-.slice",
+            "--.slice",
+            "/b.slice/a-c.slice",
+            "../a.slice",
+            "/kubepods/a.slice",
+            "a b.slice",
+            "a\n.slice",
+            "ä.slice",
+            &long,
         ] {
             let error = Slice::parse(bad).unwrap_err().to_string();
             assert!(error.contains("is no slice"), "{bad:?}: {error}");
