@@ -95,7 +95,8 @@ impl Combination {
             {"type": "bridge", "bridge": "cni-critest0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
              "ipam": ipam},
             {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}]});
-        std::fs::write(conf_dir.join("10-pods.conflist"), conf.to_string()).expect("write a CNI configuration");
+        std::fs::write(conf_dir.join("10-pods.conflist"), conf.to_string())
+            .expect("write a CNI configuration");
         builder.args(&["--cni-conf-dir", text(&conf_dir), "--cni-bin-dir", PLUGINS]).start()
     }
 

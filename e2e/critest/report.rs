@@ -41,7 +41,8 @@ pub(crate) struct Spec {
 
 /// Reads ginkgo's JSON report. What ran before and after the suite counts only when it failed.
 pub(crate) fn read(path: &Path) -> Result<Vec<Spec>, String> {
-    let text = std::fs::read(path).map_err(|e| format!("critest left no report at {}: {e}", path.display()))?;
+    let text =
+        std::fs::read(path).map_err(|e| format!("critest left no report at {}: {e}", path.display()))?;
     parse(&text)
 }
 
@@ -133,7 +134,11 @@ pub(crate) fn surprises(specs: &[Spec], expected: &Expected, whole: bool) -> Vec
         let wanted = expected.get(&spec.name).copied().unwrap_or(Outcome::Passed);
         if spec.outcome != wanted {
             let (is, was) = (spec.outcome.name(), wanted.name());
-            lines.push(format!("{is}, expected {was}: {}\n    {}", spec.name, spec.message.replace('\n', "\n    ")));
+            lines.push(format!(
+                "{is}, expected {was}: {}\n    {}",
+                spec.name,
+                spec.message.replace('\n', "\n    ")
+            ));
         }
     }
     let names: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();

@@ -124,7 +124,6 @@ impl App {
             named: config.runtimes,
             default: config.default_runtime,
             search: std::env::split_paths(&path).collect(),
-            systemd_cgroup,
         };
         let cri_network = match config.cri_network {
             CriNetwork::Builtin => NetworkKind::Builtin,
@@ -136,6 +135,10 @@ impl App {
             monitor_program: programs.monitor,
             handlers,
             hierarchies: Hierarchies::detect()?,
+            cgroup_driver: match systemd_cgroup {
+                true => gantry_pod_sandbox::CgroupDriver::Systemd,
+                false => gantry_pod_sandbox::CgroupDriver::Cgroupfs,
+            },
             images,
             networks,
             cri_network,

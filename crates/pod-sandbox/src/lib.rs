@@ -28,6 +28,7 @@ mod policy;
 mod record;
 mod recovery;
 mod sandboxer;
+mod scope;
 mod set_aside;
 mod spawner;
 pub mod spec;
@@ -43,6 +44,7 @@ pub use policy::{ContainerPolicy, Ulimit};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
 pub use sandboxer::SandboxerKind;
+pub use scope::CgroupDriver;
 pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;
