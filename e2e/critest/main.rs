@@ -104,7 +104,7 @@ fn tell(combination: &Combination, own: &Path, ran: &Ran, whole: bool) -> bool {
         let _missing = std::fs::copy(file, kept.join(name));
     }
     let name = combination.name;
-    let (specs, mut surprises) = match expectations(combination, &ran.report) {
+    let (specs, surprises) = match expectations(combination, &ran.report) {
         Ok((specs, expected)) => {
             let surprises = report::surprises(&specs, &expected, whole);
             (specs, surprises)
@@ -115,12 +115,11 @@ fn tell(combination: &Combination, own: &Path, ran: &Ran, whole: bool) -> bool {
     let mut text = String::new();
     for outcome in [Outcome::Failed, Outcome::Skipped] {
         for spec in specs.iter().filter(|s| s.outcome == outcome) {
-            let _infallible = writeln!(text, "  {}: {}", outcome.name(), spec.name);
+            let _infallible = writeln!(text, "  {}: {} ({:.0} s)", outcome.name(), spec.name, spec.seconds);
         }
     }
-    for surprise in std::mem::take(&mut surprises) {
+    for surprise in &surprises {
         let _infallible = writeln!(text, "  NOT AS LISTED: {surprise}");
-        surprises.push(surprise);
     }
     println!("\nconformance {name}: {} specs in {} s\n{text}", specs.len(), ran.took.as_secs());
     println!(
