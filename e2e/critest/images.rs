@@ -56,7 +56,8 @@ pub(crate) fn push(registry: &Registry) {
         registry.push(&format!("{staging}/{name}:latest"), &image);
     }
     registry.push(&format!("{staging}/test-image-predefined-group:latest"), &kit.predefined_group());
-    for name in ["test-image-1:latest", "test-image-2:latest", "test-image-3:latest", "test-image-latest:latest"]
+    for name in
+        ["test-image-1:latest", "test-image-2:latest", "test-image-3:latest", "test-image-latest:latest"]
     {
         registry.push(&format!("{staging}/{name}"), &kit.marked(name));
     }
@@ -99,7 +100,9 @@ impl Kit {
             }
             image = image.layer(layer.build(Compression::Gzip));
         }
-        image.config(gantry_e2e::merge(json!({"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}), config)).build()
+        image
+            .config(gantry_e2e::merge(json!({"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}), config))
+            .build()
     }
 
     /// An image that differs from all others by a file in it.
@@ -109,16 +112,15 @@ impl Kit {
 
     fn predefined_group(&self) -> Image {
         let passwd = format!("{PASSWD}default-user:x:1000:1000::/home/default-user:/bin/sh\n");
-        let group = format!(
-            "{GROUP}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"
-        );
+        let group = format!("{GROUP}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n");
         let files = [("etc/passwd", 0o644, passwd.as_str()), ("etc/group", 0o644, group.as_str())];
         self.busybox(json!({"Cmd": ["sh"], "User": "1000"}), &files)
     }
 
     fn nginx(&self, port: u16) -> Image {
         let mut layer = LayerBuilder::new().dir("etc/nginx/", 0o755).dir("var/lib/nginx/", 0o755);
-        layer = layer.dir("var/www/", 0o755).file("var/www/index.html", 0o644, "<h1>Welcome to nginx!</h1>\n");
+        layer =
+            layer.dir("var/www/", 0o755).file("var/www/index.html", 0o644, "<h1>Welcome to nginx!</h1>\n");
         layer = layer.dir("var/log/nginx/", 0o755);
         layer = program(layer, &self.packages, "usr/sbin/nginx");
         for library in ["libpcre2-8.so.0", "libssl.so.3", "libcrypto.so.3", "libcrypt.so.1", "libz.so.1"] {
@@ -150,7 +152,8 @@ impl Kit {
         let dir = tempfile::tempdir().expect("make a directory");
         let built = dir.path().join("nnp");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("critest/nnp.c");
-        gantry_e2e::run(Command::new("gcc").args(["-O1", "-static", "-s", "-o"]).arg(&built).arg(source)).ok();
+        gantry_e2e::run(Command::new("gcc").args(["-O1", "-static", "-s", "-o"]).arg(&built).arg(source))
+            .ok();
         let content = std::fs::read(&built).expect("read what gcc made");
         // A directory of its own: setuid of root, in an image whose user is another.
         let layer = LayerBuilder::new().file("nnp", 0o4755, content).build(Compression::Gzip);

@@ -35,13 +35,12 @@ pub(crate) struct Spec {
     pub(crate) outcome: Outcome,
     /// What it said about that; may be empty.
     pub(crate) message: String,
-    /// Seconds that it took.
-    pub(crate) seconds: f64,
 }
 
 /// Reads ginkgo's JSON report. What ran before and after the suite counts only when it failed.
 pub(crate) fn read(path: &Path) -> Result<Vec<Spec>, String> {
-    let text = std::fs::read(path).map_err(|e| format!("critest left no report at {}: {e}", path.display()))?;
+    let text =
+        std::fs::read(path).map_err(|e| format!("critest left no report at {}: {e}", path.display()))?;
     parse(&text)
 }
 
@@ -83,8 +82,6 @@ fn spec(report: &Value) -> Spec {
         name: words.join(" ").trim().to_owned(),
         outcome,
         message: report["Failure"]["Message"].as_str().unwrap_or_default().to_owned(),
-        // Nanoseconds.
-        seconds: report["RunTime"].as_f64().unwrap_or_default() / 1e9,
     }
 }
 
@@ -133,7 +130,11 @@ pub(crate) fn surprises(specs: &[Spec], expected: &Expected, whole: bool) -> Vec
         let wanted = expected.get(&spec.name).copied().unwrap_or(Outcome::Passed);
         if spec.outcome != wanted {
             let (is, was) = (spec.outcome.name(), wanted.name());
-            lines.push(format!("{is}, expected {was}: {}\n    {}", spec.name, spec.message.replace('\n', "\n    ")));
+            lines.push(format!(
+                "{is}, expected {was}: {}\n    {}",
+                spec.name,
+                spec.message.replace('\n', "\n    ")
+            ));
         }
     }
     let names: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
@@ -149,7 +150,7 @@ mod tests {
     const REPORT: &str = r#"[{"SpecReports": [
         {"ContainerHierarchyTexts": null, "LeafNodeType": "BeforeSuite", "LeafNodeText": "", "State": "passed"},
         {"ContainerHierarchyTexts": ["[k8s.io] Pod", "stops"], "LeafNodeType": "It", "LeafNodeText": "a pod",
-         "State": "passed", "RunTime": 1500000000},
+         "State": "passed"},
         {"ContainerHierarchyTexts": ["[k8s.io] Pod"], "LeafNodeType": "It", "LeafNodeText": "runs",
          "State": "timedout", "Failure": {"Message": "too long"}},
         {"ContainerHierarchyTexts": ["[k8s.io] AppArmor"], "LeafNodeType": "It", "LeafNodeText": "denies",
@@ -172,7 +173,6 @@ mod tests {
             ("AfterSuite", Outcome::Failed),
         ];
         assert_eq!(outcomes(&specs), read);
-        assert_eq!(specs[0].seconds, 1.5);
         assert!(parse(b"[]").unwrap_err().contains("no spec"));
         assert!(parse(b"[{\"SpecReports\"").unwrap_err().contains("critest's report"));
         let broken = br#"[{"SpecialSuiteFailureReasons": ["Suite did not run"], "SpecReports": []}]"#;
