@@ -14,6 +14,9 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Where Debian has its CNI plugins.
 const PLUGINS: &str = "/usr/lib/cni";
 
+/// Handler of the runc that `make tools` builds, beside the distribution's.
+const CURRENT_RUNC: &str = "current-runc";
+
 /// One way to run the whole suite.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Combination {
@@ -32,7 +35,7 @@ pub(crate) struct Combination {
 }
 
 /// Every combination.
-pub(crate) const COMBINATIONS: [Combination; 6] = {
+pub(crate) const COMBINATIONS: [Combination; 7] = {
     let base = Combination {
         name: "builtin-embedded",
         cni: false,
@@ -45,6 +48,7 @@ pub(crate) const COMBINATIONS: [Combination; 6] = {
         base,
         Combination { name: "cni-runc", cni: true, handler: "runc", websocket: true, ..base },
         Combination { name: "parallel", handler: "embedded", parallel: 4, ..base },
+        Combination { name: "builtin-current-runc", handler: CURRENT_RUNC, ..base },
         Combination { name: "builtin-runc", handler: "runc", in_ci: false, ..base },
         Combination { name: "builtin-crun", handler: "crun", websocket: true, in_ci: false, ..base },
         Combination { name: "cni-embedded", cni: true, websocket: true, in_ci: false, ..base },
@@ -83,7 +87,8 @@ impl Combination {
 
     fn daemon(&self, dir: &Path) -> Daemon {
         let builder = DaemonBuilder::new(dir.join("d"), dir.join("registries.conf"));
-        let builder = builder.args(&["--netns-dir", text(&dir.join("netns"))]);
+        let current = format!("{CURRENT_RUNC}={}", text(&tools().join("runc")));
+        let builder = builder.args(&["--runtime", &current, "--netns-dir", text(&dir.join("netns"))]);
         if !self.cni {
             return builder.builtin_network().start();
         }
@@ -133,7 +138,7 @@ impl Combination {
 /// Where `make tools` puts critest and ginkgo.
 pub(crate) fn tools() -> PathBuf {
     let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/bin");
-    for program in ["critest", "ginkgo"] {
+    for program in ["critest", "ginkgo", "runc"] {
         assert!(bin.join(program).is_file(), "{program} is missing: run make tools");
     }
     bin.canonicalize().expect("the tools are there")

@@ -35,8 +35,6 @@ pub(crate) struct Spec {
     pub(crate) outcome: Outcome,
     /// What it said about that; may be empty.
     pub(crate) message: String,
-    /// Seconds that it took.
-    pub(crate) seconds: f64,
 }
 
 /// Reads ginkgo's JSON report. What ran before and after the suite counts only when it failed.
@@ -84,8 +82,6 @@ fn spec(report: &Value) -> Spec {
         name: words.join(" ").trim().to_owned(),
         outcome,
         message: report["Failure"]["Message"].as_str().unwrap_or_default().to_owned(),
-        // Nanoseconds.
-        seconds: report["RunTime"].as_f64().unwrap_or_default() / 1e9,
     }
 }
 
@@ -154,7 +150,7 @@ mod tests {
     const REPORT: &str = r#"[{"SpecReports": [
         {"ContainerHierarchyTexts": null, "LeafNodeType": "BeforeSuite", "LeafNodeText": "", "State": "passed"},
         {"ContainerHierarchyTexts": ["[k8s.io] Pod", "stops"], "LeafNodeType": "It", "LeafNodeText": "a pod",
-         "State": "passed", "RunTime": 1500000000},
+         "State": "passed"},
         {"ContainerHierarchyTexts": ["[k8s.io] Pod"], "LeafNodeType": "It", "LeafNodeText": "runs",
          "State": "timedout", "Failure": {"Message": "too long"}},
         {"ContainerHierarchyTexts": ["[k8s.io] AppArmor"], "LeafNodeType": "It", "LeafNodeText": "denies",
@@ -177,7 +173,6 @@ mod tests {
             ("AfterSuite", Outcome::Failed),
         ];
         assert_eq!(outcomes(&specs), read);
-        assert_eq!(specs[0].seconds, 1.5);
         assert!(parse(b"[]").unwrap_err().contains("no spec"));
         assert!(parse(b"[{\"SpecReports\"").unwrap_err().contains("critest's report"));
         let broken = br#"[{"SpecialSuiteFailureReasons": ["Suite did not run"], "SpecReports": []}]"#;
