@@ -168,8 +168,8 @@ fn attach_types_looks_on_and_leaves_the_container_running() {
 #[test]
 fn ports_lead_into_the_pod() {
     let playing = Playing::new();
-    // `big` sends much and then reads nothing; `rev` answers only after the end of its input.
-    let script = "nc -lk -p 7 -e cat & nc -lk -p 8 -e sh -c 'wc -c' & \
+    // One answers at once, the other after the end of its input.
+    let script = "nc -ll -p 7 -e cat & nc -ll -p 8 -e wc -c & \
                   until netstat -ltn | grep -q ':7 ' && netstat -ltn | grep -q ':8 '; do :; done; \
                   echo listening >/tmp/ready; exec sleep 100000";
     playing.web(&[], script);
