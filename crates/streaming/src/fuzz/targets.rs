@@ -1,6 +1,6 @@
 //! What is fuzzed: the SPDY codec, a SPDY session, WebSocket channels, and the server from the first byte on.
 
-use super::{Random, converse, fuzz, runtime};
+use super::{converse, fuzz, runtime};
 use crate::activity::Activity;
 use crate::endpoint::{AttachRequest, Duplex, Endpoint, ExecRequest, Exit, PortForwardRequest, Session};
 use crate::server::{Config, Shared, answer};
