@@ -2,7 +2,7 @@
 //! manifests fit the Kubernetes API. After a wanted change: `GANTRY_BLESS=1`, then read the difference.
 
 use gantry_compose::files::MemoryFiles;
-use gantry_compose::kubernetes::{Publish, convert};
+use gantry_compose::kubernetes::{Options, Publish, convert};
 use gantry_compose::{ComposeFile, Project, Request, print};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -70,10 +70,11 @@ fn manifests_fit_the_kubernetes_api() {
     let schema: Value =
         serde_json::from_str(&std::fs::read_to_string(folder("kubernetes").join("schema.json")).unwrap())
             .unwrap();
+    let options = Options { publish: Publish::NodePort, volume_size: None };
     let mut wrong = Vec::new();
     for (name, text) in texts("files") {
         let project = load(&name, &text).unwrap_or_else(|e| panic!("{}", e.render()));
-        let conversion = convert(&project, &files(), Publish::NodePort);
+        let conversion = convert(&project, &files(), &options);
         for manifest in &conversion.manifests {
             let kind = manifest["kind"].as_str().unwrap();
             let version = manifest["apiVersion"].as_str().unwrap();

@@ -78,6 +78,9 @@ pub struct PodRecord {
     pub ips: Vec<String>,
     /// Cgroup under which its containers live.
     pub cgroup_parent: String,
+    /// Its scope, where systemd manages control groups.
+    #[serde(default)]
+    pub scope: Option<String>,
     /// Directory of its containers' logs.
     pub log_directory: PathBuf,
 }
