@@ -52,6 +52,8 @@ check: ## formatting, lints and unit tests; needs neither root nor a network
 test: setup tools build-ci ## set everything up, then unit, integration and end-to-end tests, as root
 	@test "$$(id -u)" = 0 || { echo "make test makes namespaces, mounts and networks: run it as root" >&2; exit 1; }
 	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --no-fail-fast
+	GANTRY_MONITOR=$(CURDIR)/target/dist-ci/gantry-monitor \
+		$(CARGO) test --locked --profile ci -p gantry-monitor --test kernel -- --ignored
 	$(MAKE) --no-print-directory e2e
 
 e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=name selects)

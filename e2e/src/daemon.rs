@@ -94,8 +94,15 @@ impl Daemon {
     /// Runs `gantry` against this daemon.
     #[track_caller]
     pub fn gantry(&self, args: &[&str]) -> Output {
+        run(&mut self.gantry_command(args))
+    }
+
+    /// `gantry` against this daemon, to be run otherwise.
+    pub fn gantry_command(&self, args: &[&str]) -> Command {
         let socket = format!("unix://{}", self.dir().join("local.sock").display());
-        run(Command::new(dist().join("gantry")).args(["--socket", &socket]).args(args))
+        let mut command = Command::new(dist().join("gantry"));
+        command.args(["--socket", &socket]).args(args);
+        command
     }
 
     /// Its directory.

@@ -23,4 +23,6 @@ mod retries;
 mod sequence;
 mod sharing;
 mod streaming;
+mod streaming_client;
+mod streaming_restart;
 mod user_namespaces;

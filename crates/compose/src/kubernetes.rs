@@ -309,12 +309,11 @@ fn items<'n>(node: &'n Node, key: &str) -> &'n [Node] {
     node.get(&[key]).map(Node::items).unwrap_or_default()
 }
 
-/// Entries of the mapping under a name.
-fn entries<'n>(
-    node: &'n Node,
-    key: &str,
-) -> impl Iterator<Item = (&'n crate::node::Key, &'n Node)> + use<'n> {
-    node.get(&[key]).into_iter().flat_map(Node::entries)
+/// Entries of the mapping under a name, sorted: their order in the file says nothing.
+fn entries<'n>(node: &'n Node, key: &str) -> Vec<(&'n crate::node::Key, &'n Node)> {
+    let mut found: Vec<_> = node.get(&[key]).into_iter().flat_map(Node::entries).collect();
+    found.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    found
 }
 
 fn is_true(node: &Node, key: &str) -> bool {

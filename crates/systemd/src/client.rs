@@ -196,3 +196,6 @@ fn result_of(signal: &Message, job: &OwnedObjectPath) -> Option<String> {
     let (_, ended, _, result): (u32, OwnedObjectPath, String, String) = body.deserialize().ok()?;
     (ended == *job).then_some(result)
 }
+
+#[cfg(test)]
+mod tests;

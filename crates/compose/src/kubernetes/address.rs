@@ -157,6 +157,16 @@ impl<'a> Converter<'a> {
                     format!("{at} is reached from inside of the cluster only; see --publish"),
                 );
             }
+            let address = port.text(&["host_ip"]).and_then(|a| a.parse::<std::net::IpAddr>().ok());
+            if address.is_some_and(|a| a.is_unspecified()) {
+                self.done_at(port, &["host_ip"]);
+            } else if address.is_some_and(|a| a.is_loopback())
+                && matches!(publish, Publish::NodePort | Publish::LoadBalancer)
+            {
+                // What was for the machine itself is not for the world.
+                self.lose(port, format!("{at} is for the machine itself, so it is not published"));
+                continue;
+            }
             // A mode says how several machines share a port; here is one.
             if port.text(&["mode"]) == Some("ingress") || publish == Publish::HostPort {
                 self.done_at(port, &["mode"]);

@@ -33,7 +33,7 @@ const OFF: [&str; 13] = [
 const NAMES: [&str; 6] = ["args", "driver_opts", "environment", "models", "networks", "options"];
 
 /// Why there is no like for some keys; a key below one of these has the same reason.
-const REASONS: [(&str, &str); 29] = [
+const REASONS: [(&str, &str); 34] = [
     ("services.*.attach", "there is no foreground to show its output in"),
     ("services.*.blkio_config", "a cluster does not limit input and output of disks"),
     ("services.*.build", "a cluster builds nothing; build and push the image yourself"),
@@ -60,6 +60,11 @@ const REASONS: [(&str, &str); 29] = [
     ("services.*.networks", "the cluster has a network of its own"),
     ("services.*.oom_score_adj", "the kubelet sets it"),
     ("services.*.pids_limit", "the kubelet limits processes, the same for all pods of a node"),
+    ("services.*.deploy.labels", "there is nothing between pods and containers to put them on"),
+    ("services.*.deploy.restart_policy", "the kubelet waits longer after each failure by itself"),
+    ("services.*.deploy.update_config", "a workload of this kind has nothing like it"),
+    ("services.*.ports.*.host_ip", "a port is not on one address of a node"),
+    ("services.*.ports.*.mode", "all nodes lead to a published port"),
     ("services.*.provider", "no container is behind it"),
     ("services.*.stop_signal", "the image's STOPSIGNAL holds"),
     ("services.*.ulimits", "the container runtime of the nodes decides"),

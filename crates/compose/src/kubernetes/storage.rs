@@ -328,6 +328,7 @@ impl<'a> Converter<'a> {
         }
         for (name, entry) in project.section("volumes") {
             let unused = !entries(&project.model, "services")
+                .iter()
                 .any(|(_, s)| items(s, "volumes").iter().any(|m| m.text(&["source"]) == Some(name)));
             if unused {
                 self.done(entry);

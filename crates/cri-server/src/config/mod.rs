@@ -109,7 +109,7 @@ options! {
     cni_gc, "cni-gc": bool = "false";
     /// Where network namespaces of pods are pinned, for agents that look for them by name.
     netns_dir, "netns-dir": PathBuf = "\"/run/netns\"";
-    /// Who manages control groups. systemd is refused on a host without it.
+    /// Who manages control groups. For systemd it must run, with cgroup v2.
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
