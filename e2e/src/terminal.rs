@@ -76,7 +76,8 @@ impl Terminal {
     #[track_caller]
     fn read(&mut self, what: &str) {
         let mut buffer = [0; 4096];
-        let n = rustix::io::read(&self.ours, &mut buffer).unwrap_or_else(|e| panic!("wait for {what:?}: {e}"));
+        let n =
+            rustix::io::read(&self.ours, &mut buffer).unwrap_or_else(|e| panic!("wait for {what:?}: {e}"));
         self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
     }
 

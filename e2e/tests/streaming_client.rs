@@ -103,7 +103,8 @@ fn exec_on_a_terminal_is_raw_follows_its_size_and_is_left_as_it_was() {
     assert_eq!((status.code(), usual), (Some(9), true));
 
     // Detached: the command has lost its client, and is killed.
-    let mut terminal = playing.on_terminal(&["exec", "-it", "web", "sh", "-c", "echo re''ady; exec sleep 4321"]);
+    let mut terminal =
+        playing.on_terminal(&["exec", "-it", "web", "sh", "-c", "echo re''ady; exec sleep 4321"]);
     terminal.until("ready");
     terminal.keys("\x10\x11");
     let (status, usual) = terminal.settings_after();
@@ -238,7 +239,8 @@ fn files_are_copied_both_ways() {
     cp(&at(&tree), "web:/tmp/in").ok();
     cp("web:/tmp/in", &at(&here)).ok();
     cp("web:/tmp/in", &at(&here.join("out"))).ok();
-    let same = |a: &Path, b: &Path| run(Command::new("diff").args(["-r", "--no-dereference"]).arg(a).arg(b)).ok();
+    let same =
+        |a: &Path, b: &Path| run(Command::new("diff").args(["-r", "--no-dereference"]).arg(a).arg(b)).ok();
     same(&tree, &here.join("in"));
     same(&tree, &here.join("out"));
     let mode = std::fs::metadata(here.join("out/run")).unwrap().permissions().mode();
@@ -247,7 +249,10 @@ fn files_are_copied_both_ways() {
     cp(&at(&tree.join("run")), "web:/tmp").ok();
     cp(&at(&tree), "web:/tmp/in").ok();
     let exec = |script: &str| playing.daemon.gantry(&["exec", "web", "sh", "-c", script]).ok();
-    assert_eq!(exec("ls /tmp/run /tmp/in/tree/run; stat -c %u:%g /tmp/run"), "/tmp/in/tree/run\n/tmp/run\n0:0");
+    assert_eq!(
+        exec("ls /tmp/run /tmp/in/tree/run; stat -c %u:%g /tmp/run"),
+        "/tmp/in/tree/run\n/tmp/run\n0:0"
+    );
     // The contents alone.
     cp("web:/tmp/in/tree/.", &at(&here.join("contents"))).ok();
     same(&tree, &here.join("contents"));

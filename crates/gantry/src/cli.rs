@@ -109,7 +109,7 @@ pub(crate) enum Command {
     },
     /// Run a command in a container.
     Exec(Box<ExecArgs>),
-    /// Join standard input and output to those of a container; Ctrl-P Ctrl-Q leaves it running.
+    /// Join a container's input and output; Ctrl-P Ctrl-Q leaves it.
     Attach {
         #[command(flatten)]
         realm: InRealm,

@@ -1,6 +1,6 @@
 //! What is fuzzed: the SPDY codec, a SPDY session, WebSocket channels, and the server from the first byte on.
 
-use super::{Random, converse, fuzz, runtime};
+use super::{converse, fuzz, runtime};
 use crate::activity::Activity;
 use crate::endpoint::{AttachRequest, Duplex, Endpoint, ExecRequest, Exit, PortForwardRequest, Session};
 use crate::server::{Config, Shared, answer};
@@ -82,9 +82,11 @@ fn spdy_frames() {
                 assert!(headers.0.len() <= MAX_HEADERS && size <= MAX_HEADER_BYTES);
             }
         }
-        // What was understood can be said, and is understood as the same.
+        // What was understood can be said, and is understood as the same; headers that fill the bound may
+        // not fit any more once they are compressed anew.
         let said = spdy(&whole.0);
-        assert_eq!(decode(&said, || said.len()).0, whole.0);
+        let again = decode(&said, || said.len());
+        assert!(again.0 == whole.0 || again.1, "frames change when they are said again");
     });
 }
 
