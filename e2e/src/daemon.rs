@@ -21,7 +21,8 @@ pub struct DaemonBuilder {
 }
 
 impl DaemonBuilder {
-    pub(crate) fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
+    /// A daemon in `dir` that reaches registries as `registries_conf` says.
+    pub fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
         let root = dir.join("root");
         Self { root, dir, args: Vec::new(), fault: None, env: Vec::new(), registries_conf }
     }

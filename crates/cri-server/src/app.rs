@@ -18,7 +18,7 @@ use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_pod_sandbox::{ContainerPolicy, Engine, EngineConfig, Error, Kind, Realm, Result};
 use gantry_stage::Stage;
 use gantry_streaming::{BindError, Server as StreamServer, Streaming, TlsFiles};
 use std::path::PathBuf;
@@ -124,7 +124,6 @@ impl App {
             named: config.runtimes,
             default: config.default_runtime,
             search: std::env::split_paths(&path).collect(),
-            systemd_cgroup,
         };
         let cri_network = match config.cri_network {
             CriNetwork::Builtin => NetworkKind::Builtin,
@@ -136,9 +135,19 @@ impl App {
             monitor_program: programs.monitor,
             handlers,
             hierarchies: Hierarchies::detect()?,
+            cgroup_driver: match systemd_cgroup {
+                true => gantry_pod_sandbox::CgroupDriver::Systemd,
+                false => gantry_pod_sandbox::CgroupDriver::Cgroupfs,
+            },
             images,
             networks,
             cri_network,
+            policy: ContainerPolicy {
+                cdi_spec_dirs: config.cdi_spec_dirs,
+                ulimits: config.default_ulimits,
+                create_missing_mount_sources: config.create_missing_mount_sources,
+                privileged_without_host_devices: config.privileged_without_host_devices,
+            },
             exec_on_disconnect: config.exec_on_disconnect.into(),
         };
         let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;

@@ -109,7 +109,7 @@ pub(crate) enum Command {
     },
     /// Run a command in a container.
     Exec(Box<ExecArgs>),
-    /// Join a container's input and output; Ctrl-P Ctrl-Q leaves it.
+    /// Join the input and output of a container; Ctrl-P Ctrl-Q leaves it running.
     Attach {
         #[command(flatten)]
         realm: InRealm,

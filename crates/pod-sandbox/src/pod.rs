@@ -4,8 +4,10 @@ mod network;
 mod remove;
 mod run;
 mod stop;
+mod sysctls;
 pub(crate) mod user_namespace;
 
+pub(crate) use run::is_plain_absolute;
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
 use crate::flight::lock;

@@ -12,6 +12,7 @@ pub use text::{default_file, markdown_table};
 pub use values::{LogFilter, Number, OptionValue, Shape, SocketAddress};
 
 use crate::metrics::MetricsAddress;
+use gantry_pod_sandbox::Ulimit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ options! {
     cni_gc, "cni-gc": bool = "false";
     /// Where network namespaces of pods are pinned, for agents that look for them by name.
     netns_dir, "netns-dir": PathBuf = "\"/run/netns\"";
-    /// Who manages control groups. systemd is refused on a host without it.
+    /// Who manages control groups. For systemd it must run, with cgroup v2.
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
@@ -128,6 +129,14 @@ options! {
     /// Runtime handlers by name, beside those that are found: embedded, and runc and crun where they are
     /// in PATH.
     runtimes, "runtime": BTreeMap<String, PathBuf> = "{}";
+    /// Runtime handlers whose privileged containers get only the devices of the host that they ask for.
+    privileged_without_host_devices, "privileged-without-host-devices": Vec<String> = "[]";
+    /// Directories of device specifications (CDI). Of two for one device the later directory's counts.
+    cdi_spec_dirs, "cdi-spec-dir": Vec<PathBuf> = "[\"/etc/cdi\", \"/var/run/cdi\"]";
+    /// Limits of every container's processes, as nofile=1024:4096 (soft and hard) or core=0 (both).
+    default_ulimits, "default-ulimit": Vec<Ulimit> = "[]";
+    /// Whether a missing source of a mount is made as a directory. The CRI wants such a container refused.
+    create_missing_mount_sources, "create-missing-mount-sources": bool = "false";
 }
 
 choices! {

@@ -87,7 +87,7 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
             let piece = bytes[at..end].to_vec().repeat(random.below(200));
             splice(bytes, at, &piece);
         }
-        6 => splice(bytes, at, WORDS[random.below(WORDS.len())]),
+        6 => splice(bytes, at, random.pick::<&[u8]>(&WORDS)),
         7 => {
             let other = random.pick(corpus);
             let from = random.below(other.len());
