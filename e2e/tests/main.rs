@@ -24,5 +24,6 @@ mod sequence;
 mod sharing;
 mod streaming;
 mod streaming_client;
+mod streaming_modes;
 mod streaming_restart;
 mod user_namespaces;
