@@ -26,5 +26,7 @@ mod retries;
 mod sequence;
 mod sharing;
 mod streaming;
+mod streaming_client;
+mod streaming_restart;
 mod user_namespaces;
 mod volumes;

@@ -66,7 +66,7 @@ impl AppArmor {
             let search = self.search.clone();
             blocking(move || load_default(&search)).await
         };
-        self.loaded.get_or_try_init(load).await.map(|()| ())
+        self.loaded.get_or_try_init(load).await.copied()
     }
 }
 

@@ -221,6 +221,9 @@ impl Inner {
                 None => {}
             }
         }
+        // On its own: killing may take its time, and nothing else waits for it.
+        let (inner, orphaned) = (self.clone(), pod.clone());
+        tokio::spawn(async move { inner.adopt_sessions(&orphaned).await });
         if Self::sandbox_ended(pod, hello) {
             self.pod_died(pod, crate::sandboxer::SANDBOX_EXITED);
         }
