@@ -170,8 +170,9 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     paths::check_sources(binds, inner.policy.create_missing_mount_sources).await?;
     let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
     let labels = {
-        let record = pod.record();
-        spec::selinux_labels(&security, &record.config, &pod.id, &inner.host, &inner.policy)?
+        let record = pod.record().clone();
+        let can = inner.handlers.get(&record.handler)?.features().selinux;
+        spec::selinux_labels(&security, &record.config, &pod.id, &inner.host, &inner.policy, can)?
             .filter(|_| !pod.is_sandboxed())
     };
     let apparmor = match pod.is_sandboxed() {

@@ -18,6 +18,9 @@ pub struct Features {
     /// Writing the state of a running container to files.
     #[serde(default)]
     pub checkpoint: bool,
+    /// SELinux labels of processes and files.
+    #[serde(default)]
+    pub selinux: bool,
 }
 
 /// Annotations by which OCI runtimes say that they can checkpoint; none has a name of the specification.
@@ -68,6 +71,7 @@ fn parse(document: &str, kernel_maps_layers: bool) -> Features {
     Features {
         recursive_read_only: lists(&document["mountOptions"], "rro"),
         user_namespaces: kernel_maps_layers && lists(&document["linux"]["namespaces"], "user"),
+        selinux: document["linux"]["selinux"]["enabled"] == true,
         checkpoint: CHECKPOINT.iter().any(|name| document["annotations"][*name] == "true"),
     }
 }
@@ -78,9 +82,10 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_counts() {
-        let all = r#"{"mountOptions": ["ro", "rro"], "linux": {"namespaces": ["pid", "user"]},
+        let all = r#"{"mountOptions": ["ro", "rro"], "linux": {"namespaces": ["pid", "user"], "selinux": {"enabled": true}},
             "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"}}"#;
-        let every = Features { recursive_read_only: true, user_namespaces: true, checkpoint: true };
+        let every =
+            Features { recursive_read_only: true, user_namespaces: true, checkpoint: true, selinux: true };
         assert_eq!(parse(all, true), every);
         assert!(!parse(all, false).user_namespaces);
         let less = r#"{"mountOptions": ["ro"], "linux": {"namespaces": ["pid"]}}"#;

@@ -20,7 +20,8 @@ pub struct Labels {
 /// not to be confined by labels.
 ///
 /// What the container does not say, the pod says; what neither says is `container_t` (`spc_t`, unconfined, for
-/// a privileged one) with two categories of the pod's own, by which SELinux keeps pods apart.
+/// a privileged one) with two categories of the pod's own, by which SELinux keeps pods apart, if
+/// `handler_labels`, that is if the handler can label.
 ///
 /// # Errors
 ///
@@ -31,6 +32,7 @@ pub(crate) fn labels(
     pod_id: &str,
     host: &HostFacts,
     policy: &ContainerPolicy,
+    handler_labels: bool,
 ) -> Result<Option<Labels>, SpecError> {
     if !host.selinux {
         // Elsewhere options say nothing, as the Kubernetes API means them.
@@ -43,8 +45,9 @@ pub(crate) fn labels(
     let host_mode = |mode: Option<i32>| mode == Some(NamespaceMode::Node.into());
     let shares = host_mode(options.map(|o| o.pid)) || host_mode(options.map(|o| o.ipc));
     let shares_network = policy.hostnetwork_disable_selinux && host_mode(options.map(|o| o.network));
-    if asked.is_none() && (shares || shares_network) {
-        // A pod that shares what the node's own processes have must be able to reach them.
+    if asked.is_none() && (shares || shares_network || !handler_labels) {
+        // A pod that shares what the node's own processes have must be able to reach them. A handler that
+        // cannot label says so itself to who asks for a label.
         return Ok(None);
     }
     let asked = asked.cloned().unwrap_or_default();
@@ -108,7 +111,7 @@ mod tests {
         let pod = v1::PodSandboxConfig { linux: Some(linux), ..Default::default() };
         let host = HostFacts { selinux: true, ..Default::default() };
         let policy = ContainerPolicy { hostnetwork_disable_selinux: true, ..Default::default() };
-        let labels = labels(&security, &pod, "p1", &host, &policy).unwrap();
+        let labels = labels(&security, &pod, "p1", &host, &policy, true).unwrap();
         labels.map(|l| {
             let level = l.files.strip_prefix("system_u:object_r:container_file_t:").unwrap();
             assert!(l.process.ends_with(level), "{l:?}");
@@ -139,10 +142,20 @@ mod tests {
             };
             let host = HostFacts { selinux: true, ..Default::default() };
             let (pod, policy) = Default::default();
-            assert!(labels(&security, &pod, "p", &host, &policy).is_err(), "{kind:?} {level:?}");
-            let none = labels(&security, &pod, "p", &HostFacts::default(), &policy).unwrap();
+            assert!(labels(&security, &pod, "p", &host, &policy, true).is_err(), "{kind:?} {level:?}");
+            let none = labels(&security, &pod, "p", &HostFacts::default(), &policy, true).unwrap();
             assert_eq!(none, None, "a kernel without labels");
         }
+    }
+
+    #[test]
+    fn a_handler_that_cannot_label_is_not_asked_to() {
+        let host = HostFacts { selinux: true, ..Default::default() };
+        let (pod, policy) = Default::default();
+        let mut security = v1::LinuxContainerSecurityContext::default();
+        assert_eq!(labels(&security, &pod, "p", &host, &policy, false).unwrap(), None);
+        security.selinux_options = option("a_t", "s0");
+        assert!(labels(&security, &pod, "p", &host, &policy, false).unwrap().is_some());
     }
 
     #[test]
