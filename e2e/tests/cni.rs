@@ -315,3 +315,77 @@ fn a_plugin_that_outlives_the_daemon_is_waited_for() {
         node.end();
     });
 }
+
+/// Plugins that pass on to Debian's, and are killed on the way where the file `mode` says so; each call is
+/// noted in the file `calls`.
+fn killable(node: &Node) -> PathBuf {
+    let dir = node.stage.dir().join("killable");
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = format!(
+        "#!/bin/bash\nname=${{0##*/}} call=${{0##*/}}-$CNI_COMMAND\ncd {dir}\necho $call >>calls\nreal={PLUGINS}/$name\n\
+         case $(cat mode 2>/dev/null) in\n$call-before) rm mode; kill -9 $$;;\n\
+         $call-after) rm mode; $real >/dev/null; kill -9 $$;;\nesac\nexec $real\n",
+        dir = dir.display()
+    );
+    for name in ["bridge", "host-local", "portmap"] {
+        let path = dir.join(name);
+        std::fs::write(&path, &script).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn plugins_that_are_killed_before_or_after_their_work_leave_nothing() {
+    in_private_network(|| {
+        let node = Node::new();
+        node.configure();
+        let bin = killable(&node);
+        let (conf, fake, pins) = (node.conf_dir(), node.fake.bin(), node.pins());
+        let args = ["--cni-conf-dir", text(&conf), "--cni-bin-dir", text(&bin), "--cni-bin-dir", text(&fake)];
+        let daemon = node.stage.daemon("d").args(&args).args(&["--netns-dir", text(&pins)]).start();
+        let crictl = daemon.crictl();
+        let ports = json!([{"protocol": 0, "container_port": 80, "host_port": free_port()}]);
+        let pod = node.stage.network_pod("p", json!({"port_mappings": ports}));
+
+        // Once without a fault: what is called is what there is to kill.
+        crictl.runp("", &pod);
+        crictl.remove_all();
+        assert_eq!(node.kept(), [""; 0]);
+        let calls = std::fs::read_to_string(bin.join("calls")).unwrap();
+        let found: std::collections::BTreeSet<&str> =
+            calls.lines().filter(|c| c.ends_with("-ADD") || c.ends_with("-DEL")).collect();
+        assert_eq!(found.len(), 6, "{found:?}");
+
+        let mode = bin.join("mode");
+        let mut covered = 0;
+        for call in &found {
+            for when in ["before", "after"] {
+                let at = format!("{call} killed {when} its work");
+                let ask = || std::fs::write(&mode, format!("{call}-{when}")).unwrap();
+                if call.ends_with("-ADD") {
+                    ask();
+                    assert_ne!(crictl.run_runp("", &pod).code, Some(0), "{at}");
+                } else {
+                    let pod_id = crictl.runp("", &pod);
+                    ask();
+                    // Whether it says so or owes it: what was not given back is given back later.
+                    crictl.run(&["stopp", &pod_id]);
+                }
+                assert!(!mode.exists(), "{at}: it was not");
+                // The kubelet asks again.
+                crictl.remove_all();
+                let pod_id = crictl.runp("", &pod);
+                assert!(ip(&crictl, &pod_id).starts_with("10.199.0."), "{at}");
+                crictl.remove_all();
+                node.wait_paid();
+                assert_eq!(node.kept(), [""; 0], "{at}");
+                covered += 1;
+            }
+        }
+        println!("kill at every step: {} calls of plugins found, {covered} kills", found.len());
+        assert_eq!(covered, found.len() * 2);
+        daemon.end();
+        node.end();
+    });
+}
