@@ -78,6 +78,9 @@ pub struct PodRecord {
     pub ips: Vec<String>,
     /// Cgroup under which its containers live.
     pub cgroup_parent: String,
+    /// Its scope, where systemd manages control groups.
+    #[serde(default)]
+    pub scope: Option<String>,
     /// Directory of its containers' logs.
     pub log_directory: PathBuf,
 }
@@ -157,7 +160,7 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the primary one among them.
     pub additional_gids: Vec<u32>,
 }
 

@@ -56,6 +56,8 @@ stages! {
     SandboxRecord = "RunPodSandbox" "record",
     /// Forking the monitor; the monitor makes the pause child in its namespaces.
     SandboxMonitor = "RunPodSandbox" "monitor",
+    /// Have systemd start the pod's scope, where it manages control groups.
+    SandboxScope = "RunPodSandbox" "scope",
     /// Attaching the sandbox to its network.
     SandboxNetwork = "RunPodSandbox" "network",
     /// /dev/shm, hosts, hostname, resolv.conf.
@@ -130,6 +132,10 @@ stages! {
     RemoveImage = "RemoveImage" "remove",
     /// The monitor opens the log anew.
     ReopenLog = "ReopenContainerLog" "monitor",
+    /// The OCI runtime has CRIU write the processes and their memory.
+    CheckpointDump = "CheckpointContainer" "dump",
+    /// Putting what CRIU wrote, the files and the configuration into the archive.
+    CheckpointArchive = "CheckpointContainer" "archive",
 }
 
 impl Stage {
