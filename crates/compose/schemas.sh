@@ -25,14 +25,16 @@ fetch() {
 
 fetch $compose schema/compose-spec.json $compose_sha256 | jq -S '
   def bare: if type == "object" then with_entries(
-      select((.key | IN("description", "title", "deprecated", "default", "format", "$schema", "$id", "$comment") | not)
-        or (.value | type == "object")) | .value |= bare)
+      select((.key
+          | IN("description", "title", "deprecated", "default", "format", "$schema", "$id", "$comment") | not) or (.value | type == "object"))
+      | .value |= bare)
     elif type == "array" then map(bare) else . end;
   bare' >"$work/compose-spec.json"
 
 fetch $kubernetes api/openapi-spec/swagger.json $kubernetes_sha256 | jq -S '
   def bare: if type == "object" then with_entries(
-      select(((.key == "description" and (.value | type == "string")) or (.key | startswith("x-kubernetes"))) | not)
+      select(((.key == "description" and (.value | type == "string")) or (.key | startswith("x-kubernetes")))
+        | not)
       | .value |= bare)
     elif type == "array" then map(bare) else . end;
   def reached($all): . as $names

@@ -1,9 +1,10 @@
-//! What has to be done to get from what is there to what is wanted: a pure function with a cause for each step.
+//! What has to be done to get from what is there to what is wanted: a pure function with a cause for each
+//! step.
 //!
-//! A container runs in a pod sandbox of its own, or in that of the service whose namespaces it shares. Keys of a
-//! service that make the sandbox are kept apart from those that make the container only: a change of the latter
-//! leaves address, names and published ports as they are. Keys that say how a container is treated change
-//! nothing that runs.
+//! A container runs in a pod sandbox of its own, or in that of the service whose namespaces it shares. Keys
+//! of a service that make the sandbox are kept apart from those that make the container only: a change of
+//! the latter leaves address, names and published ports as they are. Keys that say how a container is
+//! treated change nothing that runs.
 
 mod difference;
 mod pods;
@@ -157,8 +158,8 @@ impl fmt::Display for Operation {
 }
 
 /// Steps from what is there to what is wanted, in an order that can be carried out: pods that go and those on
-/// networks that are replaced, networks and volumes, pods in the order they wait for each other, networks that
-/// nobody uses any more.
+/// networks that are replaced, networks and volumes, pods in the order they wait for each other, networks
+/// that nobody uses any more.
 ///
 /// # Errors
 /// A project with something that cannot be run on one machine, and more replicas than can be.

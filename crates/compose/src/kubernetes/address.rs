@@ -59,7 +59,11 @@ impl<'a> Converter<'a> {
                 }
             }
             let full = self.names.give("policies", &format!("{name}/published"), &format!("{own}-published"));
-            let spec = json!({"podSelector": {"matchLabels": selector}, "policyTypes": ["Ingress"], "ingress": [{"ports": open}]});
+            let spec = json!({
+                "podSelector": {"matchLabels": selector},
+                "policyTypes": ["Ingress"],
+                "ingress": [{"ports": open}],
+            });
             self.add("networking.k8s.io/v1", "NetworkPolicy", &full, Some(name), json!({"spec": spec}));
         }
     }

@@ -59,7 +59,8 @@ impl Names {
     }
 }
 
-/// A name that the cluster takes for everything: small letters, digits and dashes, a letter first, at most 50.
+/// A name that the cluster takes for everything: small letters, digits and dashes, a letter first, at most
+/// 50.
 pub(super) fn dns_name(name: &str) -> String {
     let dashed: String = name
         .to_lowercase()

@@ -217,7 +217,8 @@ impl<'a> Converter<'a> {
                 let in_pod =
                     mounts.volumes.iter().find(|v| v["persistentVolumeClaim"]["claimName"] == claim.as_str());
                 let volume = in_pod.cloned().unwrap_or_else(|| {
-                    json!({"name": mounts_name(mounts, &claim), "persistentVolumeClaim": {"claimName": claim}})
+                    let name = mounts_name(mounts, &claim);
+                    json!({"name": name, "persistentVolumeClaim": {"claimName": claim}})
                 });
                 mounts.add(volume, entry);
             }
