@@ -6,6 +6,7 @@
 //! `gantry` command line; ends the daemons and then the stage, which compares the host with what it was.
 //! Tests run one after another (`--test-threads=1`): the host is what they compare.
 
+mod calls;
 mod command;
 mod crictl;
 mod daemon;
@@ -20,6 +21,7 @@ mod stage;
 mod terminal;
 mod watch;
 
+pub use calls::{assert_denied, calls_mounts, denied_calls};
 pub use command::{Output, run};
 pub use crictl::{Crictl, merge};
 pub use daemon::{Daemon, DaemonBuilder};

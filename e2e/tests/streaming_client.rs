@@ -136,6 +136,28 @@ fn the_terminal_is_restored_when_the_daemon_dies() {
 }
 
 #[test]
+fn a_daemon_that_serves_with_tls_is_trusted_by_its_certificate() {
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/streaming/tests/tls");
+    let file = |name: &str| tls.join(name).display().to_string();
+    let stage = Stage::new();
+    let one = ["--stream-tls-cert", &file("a.crt")];
+    let refused =
+        run(Command::new(gantry_e2e::dist().join("gantry")).args(["config", "check"]).args(one)).fails();
+    assert!(refused.contains("stream_tls_key"), "{refused}");
+    let daemon = stage.daemon("d").args(&[&one[..], &["--stream-tls-key", &file("a.key")]].concat()).start();
+    daemon.gantry(&["pull", BUSYBOX]).ok();
+    daemon.gantry(&["run", "--name", "web", "--network", "host", BUSYBOX, "sh", "-c", SLEEP]).ok();
+    let exec = |ca: &[&str]| daemon.gantry(&[&["exec"], ca, &["web", "echo", "trusted"]].concat());
+    assert_eq!(exec(&["--tls-ca", &file("a.crt")]).ok(), "trusted");
+    let unknown = exec(&["--tls-ca", &file("b.crt")]).fails();
+    assert!(unknown.contains("TLS"), "{unknown}");
+    assert!(exec(&[]).fails().contains("--tls-ca"));
+    daemon.gantry(&["rm", "--force", "web"]).ok();
+    daemon.end();
+    stage.end();
+}
+
+#[test]
 fn attach_types_looks_on_and_leaves_the_container_running() {
     let playing = Playing::new();
     let script = "while read line; do echo =$line=; [ $line = end ] && exit 3; done";

@@ -386,11 +386,15 @@ fn hosts(node: &mut Node, path: &Path) -> Result<()> {
         }
         Value::Map(map) => {
             for (key, value) in map {
-                match &value.value {
-                    Value::Seq(list) => {
-                        list.iter().for_each(|i| add(&key.name, i.as_str().unwrap_or_default(), &i.span));
-                    }
-                    _ => add(&key.name, &value.scalar().unwrap_or_default(), &value.span),
+                let one = std::slice::from_ref(value);
+                let list = if matches!(value.value, Value::Seq(_)) { value.items() } else { one };
+                for item in list {
+                    let Some(address) =
+                        item.scalar().filter(|a| !a.is_empty() && !key.name.trim().is_empty())
+                    else {
+                        return Err(fault(path, item, &format!("{:?} has no address", key.name)));
+                    };
+                    add(&key.name, &address, &item.span);
                 }
             }
         }

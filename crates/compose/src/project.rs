@@ -94,7 +94,7 @@ impl Project {
         let top = model.span.clone();
         model.set("name", Node::string(name.clone(), &top));
 
-        let mut findings = report::loading(&loader, &name);
+        let mut findings = report::loading(&loader);
         finish::defaults(&mut model, &name);
         let mut profiles = request.profiles.clone();
         let more = scope.environment.get("COMPOSE_PROFILES").map(String::as_str).unwrap_or_default();

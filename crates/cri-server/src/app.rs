@@ -147,6 +147,7 @@ impl App {
                 ulimits: config.default_ulimits,
                 create_missing_mount_sources: config.create_missing_mount_sources,
                 privileged_without_host_devices: config.privileged_without_host_devices,
+                hostnetwork_disable_selinux: config.hostnetwork_disable_selinux,
             },
             exec_on_disconnect: config.exec_on_disconnect.into(),
         };

@@ -3,8 +3,7 @@
 use tonic::{Response, Status};
 
 /// RPC and the work that owns it; equals `e2e/pending-rpcs.tsv`, which a test holds.
-pub(crate) const PENDING: [(&str, &str); 12] = [
-    ("CheckpointContainer", "every promise of the CRI"),
+pub(crate) const PENDING: [(&str, &str); 11] = [
     ("GetContainerEvents", "every promise of the CRI"),
     ("ListMetricDescriptors", "every promise of the CRI"),
     ("ListPodSandboxMetrics", "every promise of the CRI"),

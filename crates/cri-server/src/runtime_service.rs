@@ -316,9 +316,13 @@ impl RuntimeService for Runtime {
 
     async fn checkpoint_container(
         &self,
-        _request: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
-        pending("CheckpointContainer")
+        let r = request.into_inner();
+        let done =
+            self.engine.checkpoint_container(self.realm, &r.container_id, &r.location, r.timeout).await;
+        done.map_err(|e| status("CheckpointContainer", &e))?;
+        Ok(Response::new(v1::CheckpointContainerResponse {}))
     }
 
     async fn list_metric_descriptors(

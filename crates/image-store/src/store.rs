@@ -329,7 +329,7 @@ impl ImageStore {
     /// [`Error::NotFound`] without a snapshot, [`Error::Corrupt`] when its lease cannot be read,
     /// [`Error::Io`] when the kernel refuses.
     pub fn mount(&self, container_id: &str, target: &Path) -> Result<()> {
-        snapshot::mount(&self.inner.publisher, container_id, target, None)
+        self.mount_as(container_id, target, None, None)
     }
 
     /// As [`ImageStore::mount`], with the owners of the image's files mapped as `owners` says; what the
@@ -339,7 +339,23 @@ impl ImageStore {
     ///
     /// Those of `mount`; `EINVAL` on a filesystem that cannot map owners.
     pub fn mount_mapped(&self, container_id: &str, target: &Path, owners: &Owners<'_>) -> Result<()> {
-        snapshot::mount(&self.inner.publisher, container_id, target, Some(owners))
+        self.mount_as(container_id, target, Some(owners), None)
+    }
+
+    /// As [`ImageStore::mount`], with mapped `owners` (as [`ImageStore::mount_mapped`]) and with the SELinux
+    /// label `context` on every file, each if given. A kernel without SELinux refuses a label.
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub fn mount_as(
+        &self,
+        container_id: &str,
+        target: &Path,
+        owners: Option<&Owners<'_>>,
+        context: Option<&str>,
+    ) -> Result<()> {
+        snapshot::mount(&self.inner.publisher, container_id, target, owners, context)
     }
 
     /// Detaches whatever is mounted on `target`; succeeds when nothing is.

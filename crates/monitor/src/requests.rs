@@ -366,6 +366,7 @@ impl EventLoop {
                     process,
                     bundle,
                     started_at: call.started_at,
+                    begun: call.begun,
                     oom,
                     stdin,
                     terminal,

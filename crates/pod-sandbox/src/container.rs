@@ -1,11 +1,13 @@
 //! A container in memory, and the operations on it.
 
 mod bundle;
+mod checkpoint;
 mod create;
 mod images;
 mod log;
 mod mapped;
 mod paths;
+mod relabel;
 mod remove;
 mod start;
 mod stop;

@@ -15,6 +15,8 @@ pub struct ContainerPolicy {
     pub create_missing_mount_sources: bool,
     /// Handlers whose privileged containers get only the devices that they ask for.
     pub privileged_without_host_devices: Vec<String>,
+    /// Containers on the node's network get no SELinux label unless they ask for one.
+    pub hostnetwork_disable_selinux: bool,
 }
 
 /// A limit of setrlimit(2), written `nofile=1024:4096` (soft and hard) or `core=0` (both).

@@ -153,8 +153,9 @@ impl Inner {
         let realms = [Realm::Cri, Realm::Local].map(realm_slice);
         for name in realms.iter().map(String::as_str).chain([MONITORS_SLICE, TOP_SLICE]) {
             let cgroup = self.cgroup(&Slice::parse(name)?.path())?;
+            let made = cgroup.controller_dir(&self.hierarchies, "memory").is_some_and(|dir| dir.is_dir());
             // Another daemon's pods may be in it.
-            if cgroup.pids()?.is_empty() {
+            if made && cgroup.pids()?.is_empty() {
                 self.scopes.systemd.stop(name).await?;
             }
         }

@@ -3,8 +3,8 @@
 
 use gantry_cri_api::v1;
 use gantry_pod_sandbox::spec::{
-    HostDevice, HostFacts, ImageDefaults, Namespaces, Ns, PodFiles, SpecAdjuster, SpecError, SpecInput,
-    container_spec, exec_process,
+    HostDevice, HostFacts, ImageDefaults, Labels, Namespaces, Ns, PodFiles, SpecAdjuster, SpecError,
+    SpecInput, container_spec, exec_process,
 };
 use gantry_pod_sandbox::{ContainerPolicy, User};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ struct Case {
     host: HostFacts,
     localhost_seccomp: Option<String>,
     apparmor_default: Option<&'static str>,
+    selinux: Option<Labels>,
     policy: ContainerPolicy,
     devices: Vec<HostDevice>,
     with_host_devices: bool,
@@ -108,6 +109,7 @@ fn plain() -> Case {
         },
         localhost_seccomp: None,
         apparmor_default: None,
+        selinux: None,
         policy: ContainerPolicy::default(),
         devices: vec![
             device("/dev/fuse", 'c', 10, 229),
@@ -137,6 +139,7 @@ impl Case {
                 host: &self.host,
                 localhost_seccomp: self.localhost_seccomp.as_deref(),
                 apparmor_default: self.apparmor_default,
+                selinux: self.selinux.as_ref(),
                 policy: &self.policy,
                 devices: &self.devices,
                 with_host_devices: self.with_host_devices,
@@ -307,9 +310,10 @@ const CASES: [(&str, Change); 12] = [
         }];
     }),
     ("selinux", |c| {
-        c.host.selinux = true;
-        c.security().selinux_options =
-            Some(v1::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() });
+        c.selinux = Some(Labels {
+            process: "system_u:system_r:container_t:s0:c1,c2".into(),
+            files: "system_u:object_r:container_file_t:s0:c1,c2".into(),
+        });
     }),
 ];
 

@@ -34,6 +34,7 @@ impl Bed {
         if self.systemd {
             // As the kubelet does with the slices that it named.
             systemctl(&["stop", "kubepods.slice"]);
+            crate::systemd::wait_no_units();
         }
         self.stage.end();
     }

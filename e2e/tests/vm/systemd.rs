@@ -12,6 +12,13 @@ fn units() -> String {
     systemctl(&["list-units", "--all", "--plain", "--no-legend", "crio-*", "gantry-monitors-*"])
 }
 
+/// Waits until systemd has no unit of a pod or monitor any more: the monitors' scope ends by itself.
+pub(crate) fn wait_no_units() {
+    let transient = Path::new("/run/systemd/transient");
+    let watch = Watch::new(&[transient]);
+    watch.until("the last unit is gone", || units().is_empty().then_some(()));
+}
+
 /// Path of a process's cgroup.
 fn cgroup_of(pid: &str) -> String {
     let text = read(Path::new(&format!("/proc/{pid}/cgroup")));
@@ -61,7 +68,7 @@ pub(crate) fn a_pod_is_a_scope_in_the_slice_that_is_named(bed: &Bed, handler: &s
     bed.crictl.remove_all();
     assert_eq!(property(&scope, "LoadState"), "not-found");
     assert!(!cgroup.parent().unwrap().exists(), "the scope's cgroup is gone");
-    assert_eq!(units(), "", "no pod, no unit");
+    wait_no_units();
     systemctl(&["stop", &format!("kubepods-{handler}.slice")]);
     systemctl(&["revert", &slice]);
 }
@@ -120,7 +127,7 @@ pub(crate) fn limits_of_a_pod_are_properties(bed: &Bed, handler: &str) {
     let refused = bed.crictl.run_runp(handler, &bed.stage.pod("unknown", unknown)).fails();
     assert!(refused.contains("rdma.max"), "{refused}");
     bed.crictl.remove_all();
-    assert_eq!(units(), "");
+    wait_no_units();
 }
 
 pub(crate) fn what_is_no_slice_is_refused(bed: &Bed, handler: &str) {
@@ -132,7 +139,7 @@ pub(crate) fn what_is_no_slice_is_refused(bed: &Bed, handler: &str) {
             "{parent}: {refused}"
         );
     }
-    assert_eq!(units(), "");
+    wait_no_units();
 }
 
 pub(crate) fn the_bus_may_be_restarted(bed: &Bed, handler: &str) {
@@ -142,7 +149,7 @@ pub(crate) fn the_bus_may_be_restarted(bed: &Bed, handler: &str) {
     bed.crictl.runp(handler, &pod);
     assert_eq!(bed.crictl.status(&id)["state"], "CONTAINER_RUNNING");
     bed.crictl.remove_all();
-    assert_eq!(units(), "");
+    wait_no_units();
 }
 
 pub(crate) fn a_daemon_that_is_killed_at_any_step_leaves_nothing(bed: &Bed, handler: &str) {
@@ -161,7 +168,7 @@ pub(crate) fn a_daemon_that_is_killed_at_any_step_leaves_nothing(bed: &Bed, hand
     crictl.ok(&["stop", "--timeout", "0", &id]);
     assert_eq!(crictl.status(&id)["exitCode"], 137);
     crictl.remove_all();
-    assert_eq!(units(), "");
+    wait_no_units();
 
     let pod_id = crictl.runp(handler, &pod);
     // Nothing is undone yet, so what is owed is what was pushed: the scope, the monitor, /dev/shm.
@@ -188,7 +195,7 @@ pub(crate) fn a_daemon_that_is_killed_at_any_step_leaves_nothing(bed: &Bed, hand
         Watch::new(&[&pods]).until("everything is undone", || {
             std::fs::read_dir(&pods).is_ok_and(|mut d| d.next().is_none()).then_some(())
         });
-        assert_eq!(units(), "", "killed after {kind} {number}");
+        wait_no_units();
     }
     assert_eq!(covered, 2 * found);
     eprintln!("killed at {covered} of {} steps", 2 * found);

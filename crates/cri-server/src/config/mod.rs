@@ -131,6 +131,8 @@ options! {
     runtimes, "runtime": BTreeMap<String, PathBuf> = "{}";
     /// Runtime handlers whose privileged containers get only the devices of the host that they ask for.
     privileged_without_host_devices, "privileged-without-host-devices": Vec<String> = "[]";
+    /// Whether containers on the node's network go without an SELinux label unless they ask for one.
+    hostnetwork_disable_selinux, "hostnetwork-disable-selinux": bool = "true";
     /// Directories of device specifications (CDI). Of two for one device the later directory's counts.
     cdi_spec_dirs, "cdi-spec-dir": Vec<PathBuf> = "[\"/etc/cdi\", \"/var/run/cdi\"]";
     /// Limits of every container's processes, as nofile=1024:4096 (soft and hard) or core=0 (both).

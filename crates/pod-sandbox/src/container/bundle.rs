@@ -1,6 +1,6 @@
 //! The bundle: a container's `config.json`, from its request, its image and its pod.
 
-use super::{Container, paths};
+use super::{Container, paths, relabel};
 use crate::engine::Inner;
 use crate::error::{Kind, io_error};
 use crate::pod::{PodNamespaces, namespace_path};
@@ -35,6 +35,7 @@ pub(super) fn write(
     config: &v1::ContainerConfig,
     image: &Image,
     apparmor_default: Option<&str>,
+    labels: Option<&spec::Labels>,
 ) -> Result<Made> {
     let making = Stage::ContainerSpec.begin();
     let pod = container.pod.record().clone();
@@ -52,6 +53,11 @@ pub(super) fn write(
         resolv_conf: dir.join("resolv.conf"),
         shm: container.pod.shm_dir(),
     };
+    if let Some(labels) = labels {
+        let own = [&files.hosts, &files.hostname, &files.resolv_conf, &files.shm];
+        relabel::own(own, &labels.files)?;
+        relabel::volumes(&config.mounts, &labels.files, relabel::may_skip(&pod.config))?;
+    }
     let hostname = std::fs::read_to_string(&files.hostname).map_err(io_error("read", &files.hostname))?;
     let defaults = ImageDefaults {
         env: image.config.env.clone(),
@@ -79,6 +85,7 @@ pub(super) fn write(
         host: &inner.host,
         localhost_seccomp: profile.as_deref(),
         apparmor_default,
+        selinux: labels,
         policy: &inner.policy,
         devices: &devices,
         with_host_devices,

@@ -169,6 +169,12 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     let binds = binds.map(|m| PathBuf::from(&m.host_path)).collect();
     paths::check_sources(binds, inner.policy.create_missing_mount_sources).await?;
     let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
+    let labels = {
+        let record = pod.record().clone();
+        let can = inner.handlers.get(&record.handler)?.features().selinux;
+        spec::selinux_labels(&security, &record.config, &pod.id, &inner.host, &inner.policy, can)?
+            .filter(|_| !pod.is_sandboxed())
+    };
     let apparmor = match pod.is_sandboxed() {
         true => None,
         false => inner.apparmor.default_for(&security).await?,
@@ -212,18 +218,14 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         move || {
             std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
             let mounting = Stage::ContainerSnapshot.begin();
-            match &userns {
-                Some(user) => {
-                    let outside = |uid, gid| user.outside(uid, gid);
-                    let owners = Owners { userns: user.fd.as_fd(), outside: &outside };
-                    inner.images.mount_mapped(&container.id, &rootfs, &owners)?;
-                }
-                None => inner.images.mount(&container.id, &rootfs)?,
-            }
-            images::mount(&inner, &container, &volumes, &mut config.mounts, userns.as_ref())?;
+            let outside = |uid, gid| userns.as_ref().and_then(|user| user.outside(uid, gid));
+            let owners = userns.as_ref().map(|user| Owners { userns: user.fd.as_fd(), outside: &outside });
+            let context = labels.as_ref().map(|l| l.files.as_str());
+            inner.images.mount_as(&container.id, &rootfs, owners.as_ref(), context)?;
+            images::mount(&inner, &container, &volumes, &mut config.mounts, owners.as_ref(), context)?;
             mapped::map_sources(&container, &mut config.mounts, userns.as_ref())?;
             drop(mounting);
-            super::bundle::write(&inner, &container, &config, &image, apparmor)
+            super::bundle::write(&inner, &container, &config, &image, apparmor, labels.as_ref())
         }
     };
     let made = blocking(made).await?;

@@ -3,7 +3,6 @@
 //! Each has a snapshot of its own, whose lease keeps the image's layers while the container exists, whatever
 //! becomes of the image's name.
 
-use super::mapped::Held;
 use super::{Container, create};
 use crate::engine::Inner;
 use crate::error::{Kind, io_error};
@@ -15,7 +14,7 @@ use gantry_image_store::{ImageId, Owners};
 use gantry_stage::Stage;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +91,8 @@ pub(super) fn mount(
     container: &Container,
     volumes: &[Volume],
     mounts: &mut [v1::Mount],
-    held: Option<&Held>,
+    owners: Option<&Owners<'_>>,
+    context: Option<&str>,
 ) -> Result<()> {
     let dir = container.dir.join("images");
     for volume in volumes {
@@ -104,14 +104,7 @@ pub(super) fn mount(
         std::fs::create_dir(&target).map_err(io_error("create", &target))?;
         container.promise(Undo::Unmount(target.clone()))?;
         let id = snapshot(container, volume);
-        match held {
-            Some(user) => {
-                let outside = |uid, gid| user.outside(uid, gid);
-                let owners = Owners { userns: user.fd.as_fd(), outside: &outside };
-                inner.images.mount_mapped(&id, &target, &owners)?;
-            }
-            None => inner.images.mount(&id, &target)?,
-        }
+        inner.images.mount_as(&id, &target, owners, context)?;
         let source = within(&target, &mount.image_sub_path).map_err(|e| {
             let image = mount.image.as_ref().map_or("", |i| i.image.as_str());
             let message = format!(

@@ -11,6 +11,7 @@ mod mounts;
 mod process;
 pub(crate) mod resources;
 mod seccomp;
+mod selinux;
 mod signal;
 mod users;
 
@@ -22,6 +23,8 @@ pub use devices::HostDevice;
 pub(crate) use process::CAPABILITIES;
 pub use process::exec_process;
 pub(crate) use seccomp::localhost_profile;
+pub use selinux::Labels;
+pub(crate) use selinux::labels as selinux_labels;
 pub use signal::{SIGTERM, cri_signal, stop_signal};
 pub use users::resolve_user;
 
@@ -163,6 +166,8 @@ pub struct SpecInput<'a> {
     pub localhost_seccomp: Option<&'a str>,
     /// Name of the default AppArmor profile, where it is loaded.
     pub apparmor_default: Option<&'a str>,
+    /// SELinux labels, where the kernel labels.
+    pub selinux: Option<&'a Labels>,
     /// What holds for every container of the node.
     pub policy: &'a ContainerPolicy,
     /// Device nodes of the host: those that the request names, and all for a privileged container.
@@ -190,10 +195,8 @@ pub fn container_spec(input: &SpecInput<'_>, adjusters: &[&dyn SpecAdjuster]) ->
     if let Some(propagation) = mounts::rootfs_propagation(&input.container.mounts) {
         linux_part["rootfsPropagation"] = json!(propagation);
     }
-    if let Some(label) = process::selinux_label(&security, input.host) {
-        // Files that the runtime makes for the container get the type for them, at the process's level.
-        let level = label.splitn(4, ':').nth(3).unwrap_or_default();
-        linux_part["mountLabel"] = json!(format!("system_u:object_r:container_file_t:{level}"));
+    if let Some(labels) = input.selinux {
+        linux_part["mountLabel"] = json!(labels.files);
     }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,

@@ -1,6 +1,6 @@
 //! The process: command line, environment, identity, capabilities.
 
-use super::{HostFacts, SpecError, SpecInput, apparmor, resources};
+use super::{SpecError, SpecInput, apparmor, resources};
 use crate::policy::Ulimit;
 use gantry_cri_api::v1;
 use serde_json::{Value, json};
@@ -73,8 +73,8 @@ pub(super) fn process(
     if let Some(profile) = apparmor::profile(security, input)? {
         process["apparmorProfile"] = json!(profile);
     }
-    if let Some(label) = selinux_label(security, input.host) {
-        process["selinuxLabel"] = json!(label);
+    if let Some(labels) = input.selinux {
+        process["selinuxLabel"] = json!(labels.process);
     }
     Ok(process)
 }
@@ -107,20 +107,6 @@ pub fn exec_process(container: &Value, command: &[String], terminal: bool) -> Va
         env.push(json!(DEFAULT_TERM));
     }
     process
-}
-
-/// The label of the process where the kernel labels at all; elsewhere options say nothing, as the
-/// Kubernetes API means them.
-pub(super) fn selinux_label(
-    security: &v1::LinuxContainerSecurityContext,
-    host: &HostFacts,
-) -> Option<String> {
-    let asked = security.selinux_options.as_ref().filter(|_| host.selinux)?;
-    let or = |given: &str, default: &str| if given.is_empty() { default } else { given }.to_owned();
-    let user = or(&asked.user, "system_u");
-    let role = or(&asked.role, "system_r");
-    let kind = or(&asked.r#type, if security.privileged { "spc_t" } else { "container_t" });
-    Some(format!("{user}:{role}:{kind}:{}", or(&asked.level, "s0")))
 }
 
 /// Command and arguments as Kubernetes defines them: a command replaces the image's entrypoint and its

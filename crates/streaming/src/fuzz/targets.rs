@@ -82,9 +82,11 @@ fn spdy_frames() {
                 assert!(headers.0.len() <= MAX_HEADERS && size <= MAX_HEADER_BYTES);
             }
         }
-        // What was understood can be said, and is understood as the same.
+        // What was understood can be said, and is understood as the same; headers that fill the bound may
+        // not fit any more once they are compressed anew.
         let said = spdy(&whole.0);
-        assert_eq!(decode(&said, || said.len()).0, whole.0);
+        let again = decode(&said, || said.len());
+        assert!(again.0 == whole.0 || again.1, "frames change when they are said again");
     });
 }
 

@@ -41,7 +41,7 @@ enum Way {
 
 pub(super) fn run(project: &ProjectArgs, args: &ConvertArgs) -> Result<ExitCode> {
     let Some(project) = load(project, true)? else { return Ok(ExitCode::FAILURE) };
-    tell(&project);
+    tell(&project, false);
     let publish = match args.publish {
         Way::ClusterIp => Publish::ClusterIp,
         Way::NodePort => Publish::NodePort,
@@ -51,14 +51,15 @@ pub(super) fn run(project: &ProjectArgs, args: &ConvertArgs) -> Result<ExitCode>
     let options = Options { publish, volume_size: args.volume_size.clone() };
     let conversion = kubernetes::convert(&project, &Disk, &options);
     for loss in &conversion.losses {
-        eprintln!("gantry: lost: {loss}");
+        eprintln!("gantry: {loss}");
     }
     if let Some(path) = &args.report {
         let text = format!("{:#}\n", conversion.report());
         std::fs::write(path, text).with_context(|| format!("write the report {}", path.display()))?;
     }
     if args.strict && !conversion.losses.is_empty() {
-        eprintln!("gantry: {} things are lost, and --strict allows none", conversion.losses.len());
+        let count = conversion.losses.len();
+        eprintln!("gantry: nothing is written: {count} of these lines, and --strict allows none");
         return Ok(ExitCode::FAILURE);
     }
     print!("{}", conversion.yaml());
