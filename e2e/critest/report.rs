@@ -180,6 +180,14 @@ mod tests {
     }
 
     #[test]
+    fn the_list_itself_can_be_read() {
+        let known: Vec<&str> = crate::combination::COMBINATIONS.iter().map(|c| c.name).collect();
+        for name in &known {
+            assert!(!expected(include_str!("pending.tsv"), name, &known).unwrap().is_empty());
+        }
+    }
+
+    #[test]
     fn what_is_not_as_listed_is_told() {
         let specs = parse(REPORT.as_bytes()).unwrap();
         let list = "# comment\nfailed\tone,two\t[k8s.io] Pod runs\tissue\nskipped\t*\t[k8s.io] AppArmor denies\twhy\n\
