@@ -101,7 +101,10 @@ pub(crate) async fn connect(url: &str, trust: &Trust) -> Result<Socket> {
             Box::new(secured.with_context(|| format!("TLS with the daemon's streaming server {host}"))?)
         }
     };
-    let request = ClientRequestBuilder::new(uri).with_sub_protocol(PROTOCOL);
+    // The library knows the schemes of WebSocket only: http becomes ws, https wss.
+    let target = format!("ws{}", url.trim_start_matches("http"));
+    let target: Uri = target.parse().with_context(|| format!("the daemon gave an unusable URL, {url:?}"))?;
+    let request = ClientRequestBuilder::new(target).with_sub_protocol(PROTOCOL);
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
@@ -169,4 +172,48 @@ pub(crate) async fn send_all(mut sink: Sink, mut queue: mpsc::Receiver<Bytes>) {
         }
     }
     let _gone = sink.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// A server that answers one request with `answer`; the request's head.
+    async fn served(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/exec/token", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        (url, serving)
+    }
+
+    #[tokio::test]
+    async fn a_url_of_the_daemon_is_asked_for_as_a_websocket() {
+        let refusal = "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n";
+        let (url, serving) = served(refusal).await;
+        let error = connect(&url, &Trust::default()).await.map(drop).unwrap_err().to_string();
+        assert!(error.contains("404"), "{error}");
+        let head = serving.await.unwrap();
+        assert!(head.starts_with("GET /exec/token HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn unusable_urls_are_named() {
+        for (url, word) in
+            [("ftp://x/", "ftp"), ("https://127.0.0.1:1/x", "connect"), ("/relative", "relative")]
+        {
+            let error = connect(url, &Trust::default()).await.map(drop).unwrap_err().to_string();
+            assert!(error.contains(word), "{url}: {error}");
+        }
+    }
 }
