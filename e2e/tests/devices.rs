@@ -41,7 +41,7 @@ fn by_path_with_the_permissions_that_were_asked_for() {
         let seen = crictl.sh(&id, &format!("mknod /tmp/mem c 1 1; {TRY} d /tmp/mem"));
         assert_eq!(seen.trim(), "read no write no", "{handler}");
         // Changed limits leave what was allowed.
-        crictl.ok(&["update", "--cpu-share", "512", &id]);
+        crictl.ok(&["update", "--cpu-quota", "50000", &id]);
         assert!(crictl.sh(&id, &format!("{TRY} d /dev/kernel-log")).contains("read yes"), "{handler}");
         let missing =
             stage.container("m", "true", json!({"devices": [device("/dev/none", "/dev/none", "r")]}));
