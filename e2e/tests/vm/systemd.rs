@@ -182,7 +182,7 @@ pub(crate) fn a_daemon_that_is_killed_at_any_step_leaves_nothing(bed: &Bed, hand
         let made = crictl.run_runp(handler, &pod);
         assert_eq!(made.code == Some(0), kind == "undo", "{kind} {number}: {}", made.stderr);
         if kind == "undo" {
-            crictl.run(&["rmp", "--force", &made.stdout.trim()]).fails();
+            crictl.run(&["rmp", "--force", made.stdout.trim()]).fails();
         }
         daemon.wait_killed();
         daemon.restart();
