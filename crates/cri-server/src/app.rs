@@ -50,6 +50,7 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    cni_conf_template: Option<PathBuf>,
     streaming: Streaming,
     stream_server: StreamServer,
     metrics: Metrics,
@@ -139,6 +140,8 @@ impl App {
             images,
             networks,
             cri_network,
+            stats_interval: Duration::from_secs(config.stats_interval.get().into()),
+            pod_metrics: config.pod_metrics.into_iter().map(Into::into).collect(),
         };
         let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(
@@ -167,6 +170,7 @@ impl App {
             pid_file,
             sockets,
             systemd_cgroup,
+            cni_conf_template: config.cni_conf_template,
             streaming,
             stream_server,
             metrics,
@@ -200,6 +204,8 @@ impl App {
         stop.await;
         tracing::info!("stopping; pods go on running");
         tell.send_replace(true);
+        // Their clients never end these by themselves.
+        parts.engine.end_events();
         let drained = async {
             for server in [cri, local] {
                 match server.await {
@@ -260,6 +266,7 @@ impl Parts {
             streaming: self.streaming.clone(),
             realm,
             systemd_cgroup: self.systemd_cgroup,
+            cni_conf_template: self.cni_conf_template.clone(),
         };
         RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -267,7 +274,7 @@ impl Parts {
     }
 
     fn image_service(&self, realm: Realm) -> ImageServiceServer<Images> {
-        let images = Images { store: self.engine.images().clone(), realm };
+        let images = Images { store: self.engine.images().clone(), engine: self.engine.clone(), realm };
         ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)

@@ -18,6 +18,7 @@ mod pending;
 mod programs;
 mod run_dir;
 mod runtime_service;
+mod streams;
 
 pub use app::App;
 pub use config::{Config, ConfigError};
