@@ -47,6 +47,7 @@ impl Layer {
         let at = record::now();
         let usage = gantry_sys::usage::of_tree(&snapshot.upper)?;
         self.set(LayerUsage { at, bytes: usage.bytes, inodes: usage.inodes });
+        tracing::debug!(container = container_id, bytes = usage.bytes, "writable layer measured");
         Ok(())
     }
 }
