@@ -65,6 +65,8 @@ impl Engine {
             "pid": record.pause.map(|p| p.pid),
             "namespaces": record.pause.map(|p| namespace_inodes(p.pid)),
             "cgroupParent": record.cgroup_parent,
+            "resources": record.resources,
+            "overhead": record.overhead,
             "network": attachment,
             "directory": pod.dir,
             "reason": record.reason,

@@ -111,8 +111,8 @@ options! {
     /// Seconds between two samples of the use of CPUs; writable layers are looked at in every third round.
     stats_interval, "stats-interval": Number<1, 3600> = "10";
     /// Metrics of pods and containers that are told over the CRI, for kubelets without cAdvisor.
-    pod_metrics, "pod-metrics": Vec<PodMetric> =
-        "[\"cpu\", \"memory\", \"oom\", \"network\", \"disk\", \"diskIO\", \"hugetlb\", \"process\", \"spec\", \"pressure\"]";
+    pod_metrics, "pod-metrics": Vec<PodMetric> = "[\"cpu\", \"memory\", \"oom\", \"network\", \"disk\", \
+        \"diskIO\", \"hugetlb\", \"process\", \"spec\", \"pressure\"]";
     /// Where metrics are served, over HTTP; a TCP address or unix:///path. Nowhere unless it is given.
     metrics_address, "metrics-address": Option<MetricsAddress> = "\"\"";
     /// Written once the sockets answer.
