@@ -47,3 +47,4 @@ if ! command -v cargo >/dev/null; then
 fi
 
 e2e/vm/packages
+e2e/critest/packages

@@ -27,4 +27,6 @@ mod sequence;
 mod sharing;
 mod statistics;
 mod streaming;
+mod streaming_client;
+mod streaming_restart;
 mod user_namespaces;

@@ -2,6 +2,7 @@
 
 use crate::container::tree;
 use crate::{Error, Result, file_error};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// How the host lays out its control groups.
@@ -123,6 +124,18 @@ impl Hierarchies {
             }
         }
         Ok(())
+    }
+
+    /// Moves the process `pid` into the cgroup `path` of the v2 hierarchy, which must be there.
+    pub fn join(&self, path: &str, pid: u32) -> Result<()> {
+        let relative = checked(path)?;
+        self.all.iter().filter(|h| h.controllers.is_empty()).try_for_each(|h| {
+            let file = h.mount.join(relative).join("cgroup.procs");
+            // Never made by this: a file of the kernel's, or none.
+            let mut procs =
+                std::fs::File::options().write(true).open(&file).map_err(file_error("open", &file))?;
+            procs.write_all(pid.to_string().as_bytes()).map_err(file_error("write", &file))
+        })
     }
 
     /// Paths of all cgroups that are called `name`, below the root of any hierarchy, each once.

@@ -16,7 +16,7 @@ mod stats;
 pub use container::{Cgroup, KillReport};
 pub use detail::{Detail, DeviceIo, HugePages, MemoryDetail};
 pub use hierarchies::{Hierarchies, Layout};
-pub use limits::{Applied, Limits};
+pub use limits::{Applied, Limits, weight};
 pub use stats::{Interface, Memory, Pressure, Stall, Stats, StatsReader, interfaces};
 
 /// Why an operation on a control group failed.

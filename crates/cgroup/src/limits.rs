@@ -144,8 +144,8 @@ fn bytes_v2(bytes: i64) -> String {
     if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
 }
 
-/// The weight of v2 (1 to 10000) that stands for v1's shares, as every OCI runtime reckons it.
-fn weight(shares: u64) -> u64 {
+/// The weight of cgroup v2 (1 to 10000) that stands for v1's shares, as every OCI runtime reckons it.
+pub fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

@@ -132,12 +132,7 @@ const FORMS: [(&str, Form); 83] = [
 ];
 
 fn form_of(path: &Path) -> Option<Form> {
-    let found = FORMS.iter().find(|(pattern, _)| match pattern.strip_prefix("@.") {
-        Some(rest) => {
-            path.is(&format!("services.*.{rest}")) || path.is(&format!("services.*.pre_start.[].{rest}"))
-        }
-        None => path.is(pattern),
-    });
+    let found = FORMS.iter().find(|(pattern, _)| path.is_form(pattern));
     found.map(|(_, form)| *form)
 }
 

@@ -18,9 +18,9 @@ use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_pod_sandbox::{ContainerPolicy, Engine, EngineConfig, Error, Kind, Realm, Result};
 use gantry_stage::Stage;
-use gantry_streaming::{Server as StreamServer, Streaming};
+use gantry_streaming::{BindError, Server as StreamServer, Streaming, TlsFiles};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +125,6 @@ impl App {
             named: config.runtimes,
             default: config.default_runtime,
             search: std::env::split_paths(&path).collect(),
-            systemd_cgroup,
         };
         let cri_network = match config.cri_network {
             CriNetwork::Builtin => NetworkKind::Builtin,
@@ -137,11 +136,22 @@ impl App {
             monitor_program: programs.monitor,
             handlers,
             hierarchies: Hierarchies::detect()?,
+            cgroup_driver: match systemd_cgroup {
+                true => gantry_pod_sandbox::CgroupDriver::Systemd,
+                false => gantry_pod_sandbox::CgroupDriver::Cgroupfs,
+            },
             images,
             networks,
             cri_network,
             stats_interval: Duration::from_secs(config.stats_interval.get().into()),
             pod_metrics: config.pod_metrics.into_iter().map(Into::into).collect(),
+            policy: ContainerPolicy {
+                cdi_spec_dirs: config.cdi_spec_dirs,
+                ulimits: config.default_ulimits,
+                create_missing_mount_sources: config.create_missing_mount_sources,
+                privileged_without_host_devices: config.privileged_without_host_devices,
+            },
+            exec_on_disconnect: config.exec_on_disconnect.into(),
         };
         let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(
@@ -151,11 +161,21 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        let endpoint = Arc::new(engine.endpoint(config.exec_on_disconnect.into()));
-        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let endpoint = Arc::new(engine.endpoint());
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        let stream_config = gantry_streaming::Config {
+            tls: match (config.stream_tls_cert, config.stream_tls_key) {
+                (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+                // One alone is a contradiction that the configuration was searched for.
+                _ => None,
+            },
+            idle: seconds(config.stream_idle_timeout.get()),
+            stream_creation: seconds(config.stream_creation_timeout.get()),
+            ..gantry_streaming::Config::new(config.stream_address)
+        };
         let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
             .await
-            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+            .map_err(|e| Error::new(Kind::Internal, cannot_stream(&e)))?;
         let metrics_server = match &config.metrics_address {
             Some(address) => {
                 Some(MetricsServer::start(address, metrics.clone(), Some(engine.clone())).await?)
@@ -286,6 +306,14 @@ fn raise_open_files() {
     match gantry_sys::limits::raise_open_files() {
         Ok((soft, _)) => tracing::debug!(limit = ?soft, "open files are limited"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
+/// What to do about a streaming server that cannot be made.
+fn cannot_stream(error: &BindError) -> String {
+    match error {
+        BindError::Tls(_) => format!("{error}; see --stream-tls-cert and --stream-tls-key"),
+        _ => format!("{error}; choose another --stream-address"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod create;
+mod images;
 mod log;
 mod mapped;
 mod paths;

@@ -1,5 +1,6 @@
 //! The engine: all sandboxes and containers of this node, and what they are made with.
 
+use crate::apparmor::AppArmor;
 use crate::container::Container;
 use crate::error::Kind;
 use crate::events::Events;
@@ -7,10 +8,13 @@ use crate::flight::{Flights, blocking, lock};
 use crate::handler::{HandlerConfig, Handlers};
 use crate::metrics::MetricGroup;
 use crate::pod::Pod;
+use crate::policy::ContainerPolicy;
 use crate::record::{ContainerState, PodState};
+use crate::scope::Scopes;
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
-use crate::{Error, Realm, Result, SandboxerKind, id, sandboxer};
+use crate::streaming::OnDisconnect;
+use crate::{CgroupDriver, Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
 use gantry_netns::{NetworkKind, Networks, PodCidr};
@@ -33,6 +37,8 @@ pub struct EngineConfig {
     pub handlers: HandlerConfig,
     /// The host's control groups.
     pub hierarchies: Hierarchies,
+    /// Who manages them.
+    pub cgroup_driver: CgroupDriver,
     /// The images.
     pub images: ImageStore,
     /// The networks of pods.
@@ -43,6 +49,10 @@ pub struct EngineConfig {
     pub stats_interval: Duration,
     /// Which metrics of pods and containers are told.
     pub pod_metrics: Vec<MetricGroup>,
+    /// What holds for every container.
+    pub policy: ContainerPolicy,
+    /// What becomes of commands whose client, or whose daemon, goes away.
+    pub exec_on_disconnect: OnDisconnect,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -90,8 +100,12 @@ pub(crate) struct Inner {
     pub(crate) images: ImageStore,
     pub(crate) networks: Networks,
     pub(crate) cri_network: NetworkKind,
+    pub(crate) exec_on_disconnect: OnDisconnect,
     pub(crate) spawner: Spawner,
+    pub(crate) scopes: Scopes,
     pub(crate) host: HostFacts,
+    pub(crate) policy: ContainerPolicy,
+    pub(crate) apparmor: AppArmor,
     pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
     /// The ranges of addresses that the cluster gave this node last.
     pod_cidr: Mutex<Option<String>>,
@@ -116,6 +130,7 @@ pub(crate) struct State {
 impl Engine {
     pub(crate) fn build(config: EngineConfig) -> Result<Self> {
         let run_dir = config.run_dir;
+        let scopes = Scopes::new(config.cgroup_driver, &config.hierarchies)?;
         // Root of a pod with a user namespace walks through "pods" to what is its own.
         for (name, mode) in [("pods", 0o711), ("quarantine", 0o700), ("handlers", 0o700)] {
             let (dir, mut builder) = (run_dir.join(name), std::fs::DirBuilder::new());
@@ -128,12 +143,18 @@ impl Engine {
             &config.monitor_program,
             &run_dir.join("handlers"),
         )?;
-        let spawner = Spawner::start(&config.monitor_program, config.hierarchies.clone())?;
+        let own_cgroup = config.cgroup_driver == CgroupDriver::Cgroupfs;
+        let placed = own_cgroup.then(|| config.hierarchies.clone());
+        let spawner = Spawner::start(&config.monitor_program, placed)?;
         if handlers.iter().any(|h| h.broken().is_none() && h.sandboxer() == SandboxerKind::OciSandbox) {
             let root = run_dir.join("handlers").join(sandboxer::PAUSE_ROOT);
             sandboxer::prepare_pause_root(&root, &config.monitor_program)?;
         }
         let host = crate::host::facts(&config.hierarchies);
+        // Its program is in a directory that the PATH of a service may lack.
+        let mut search = config.handlers.search.clone();
+        search.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        let apparmor = AppArmor::new(host.apparmor, search);
         let inner = Inner {
             root: config.root,
             run_dir,
@@ -142,8 +163,12 @@ impl Engine {
             hierarchies: config.hierarchies,
             networks: config.networks,
             cri_network: config.cri_network,
+            exec_on_disconnect: config.exec_on_disconnect,
             spawner,
+            scopes,
             host,
+            policy: config.policy,
+            apparmor,
             quarantined: Mutex::default(),
             pod_cidr: Mutex::default(),
             pod_flights: Flights::new(),
@@ -248,6 +273,9 @@ impl Engine {
         }
         self.inner.networks.shutdown_if_idle().await.map_err(|e| Error::internal(&e))?;
         self.inner.spawner.stop();
+        if let Err(error) = self.inner.stop_idle_slices().await {
+            tracing::warn!(%error, "empty slices are left to systemd");
+        }
         self.inner.hierarchies.remove_if_empty(crate::spawner::MONITORS_CGROUP)?;
         for realm in [Realm::Cri, Realm::Local] {
             self.inner.hierarchies.remove_if_empty(&realm_cgroup(realm))?;

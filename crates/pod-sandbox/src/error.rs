@@ -93,6 +93,19 @@ impl From<gantry_cgroup::Error> for Error {
     }
 }
 
+impl From<gantry_systemd::Error> for Error {
+    fn from(error: gantry_systemd::Error) -> Self {
+        use gantry_systemd::Error as Systemd;
+        let kind = match &error {
+            Systemd::Slice(_) | Systemd::NoProperty(_) | Systemd::BadLimit { .. } => Kind::InvalidArgument,
+            Systemd::Unreachable(_) | Systemd::Broken { .. } => Kind::Unavailable,
+            Systemd::Silent { .. } => Kind::DeadlineExceeded,
+            Systemd::Refused { .. } | Systemd::Job { .. } => Kind::Internal,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
 impl From<gantry_image_store::Error> for Error {
     fn from(error: gantry_image_store::Error) -> Self {
         use gantry_image_store::ErrorKind;

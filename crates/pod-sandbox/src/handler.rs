@@ -12,6 +12,7 @@ mod features;
 mod self_test;
 
 pub use features::Features;
+pub(crate) use self_test::finish;
 
 /// Name of the handler whose runtime comes with Gantry.
 pub const EMBEDDED: &str = "embedded";
@@ -33,8 +34,6 @@ pub struct HandlerConfig {
     pub default: String,
     /// Directories searched for `runc`, `crun` and `runsc`.
     pub search: Vec<PathBuf>,
-    /// Use the systemd cgroup driver.
-    pub systemd_cgroup: bool,
 }
 
 /// One OCI runtime by name.
@@ -44,7 +43,6 @@ pub struct Handler {
     path: PathBuf,
     /// The embedded runtime, sealed once instead of copying itself at every call.
     sealed: Option<OwnedFd>,
-    systemd_cgroup: bool,
     sandboxer: SandboxerKind,
     /// Further global options without which it does not work on this host.
     options: Vec<String>,
@@ -56,13 +54,12 @@ pub struct Handler {
 }
 
 impl Handler {
-    fn new(name: &str, path: &Path, systemd_cgroup: bool) -> Result<Self> {
+    fn new(name: &str, path: &Path) -> Result<Self> {
         let sealed = (name == EMBEDDED).then(|| memfd::seal_program(path)).transpose()?;
         Ok(Self {
             name: name.into(),
             path: path.into(),
             sealed,
-            systemd_cgroup,
             sandboxer: SandboxerKind::default(),
             options: Vec::new(),
             broken: None,
@@ -111,9 +108,6 @@ impl Handler {
         let mut command = vec![program, "--root".into(), root.display().to_string()];
         command.extend(["--log".into(), log.display().to_string()]);
         command.extend(["--log-format".into(), "json".into()]);
-        if self.systemd_cgroup {
-            command.push("--systemd-cgroup".into());
-        }
         command.extend(self.options.iter().cloned());
         command
     }
@@ -151,7 +145,7 @@ impl Handlers {
         let mut all = BTreeMap::new();
         for (name, path) in &paths {
             check_name(name)?;
-            let mut handler = Handler::new(name, path, config.systemd_cgroup)?;
+            let mut handler = Handler::new(name, path)?;
             handler.configured = config.named.contains_key(name) || config.default == *name;
             all.insert(name.clone(), handler);
         }
@@ -255,7 +249,6 @@ mod tests {
                 name: (*name).into(),
                 path: PathBuf::from("/bin").join(name),
                 sealed: None,
-                systemd_cgroup: false,
                 sandboxer: match *name {
                     "runsc" => SandboxerKind::OciSandbox,
                     _ => SandboxerKind::Namespaces,

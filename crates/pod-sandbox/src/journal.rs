@@ -23,6 +23,8 @@ pub(crate) enum Undo {
     StopSandbox,
     /// Stop the pod's monitor, and with it the pause child and its namespaces.
     StopMonitor,
+    /// Kill what runs in the pod's scope, and have systemd stop it.
+    StopScope(String),
     /// Give back the pod's network attachment.
     DetachNetwork,
     /// Remove the pin of the pod's network namespace.

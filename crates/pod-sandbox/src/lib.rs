@@ -7,6 +7,8 @@
 //! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes, `sandboxer/` what differs
 //! for those with a kernel of their own.
 
+mod apparmor;
+mod cdi;
 mod container;
 mod engine;
 mod error;
@@ -22,12 +24,15 @@ mod journal;
 mod lists;
 mod metrics;
 mod monitor;
+mod orphans;
 mod pod;
 mod pod_files;
+mod policy;
 mod record;
 mod recovery;
 mod sampler;
 mod sandboxer;
+mod scope;
 mod set_aside;
 mod spawner;
 pub mod spec;
@@ -41,9 +46,11 @@ pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
 pub use lists::Cursor;
 pub use metrics::MetricGroup;
+pub use policy::{ContainerPolicy, Ulimit};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
 pub use sandboxer::SandboxerKind;
+pub use scope::CgroupDriver;
 pub use streaming::{OnDisconnect, PodEndpoint};
 
 pub use gantry_image_store::Realm;

@@ -5,8 +5,10 @@ mod remove;
 mod resources;
 mod run;
 mod stop;
+mod sysctls;
 pub(crate) mod user_namespace;
 
+pub(crate) use run::is_plain_absolute;
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
 use crate::events::{self, Events};
@@ -17,7 +19,8 @@ use crate::record::{self, PodRecord, PodState, write_json};
 use crate::stats::Usage;
 use crate::{Realm, Result};
 use gantry_cri_api::v1::NamespaceMode;
-use std::collections::HashMap;
+use gantry_monitor_api::ExecEnd;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -49,7 +52,17 @@ pub(crate) struct Pod {
     record: Mutex<PodRecord>,
     journal: Mutex<Journal>,
     monitor: Mutex<Option<Arc<Monitor>>>,
-    execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    execs: Mutex<Execs>,
+}
+
+/// Ends of sessions that are remembered for `inspect`.
+const KEPT_ENDS: usize = 32;
+
+/// Exec sessions whose end is waited for, and the ends of the last ones.
+#[derive(Debug, Default)]
+struct Execs {
+    waiting: HashMap<String, oneshot::Sender<i32>>,
+    ended: VecDeque<ExecEnd>,
 }
 
 impl Pod {
@@ -135,24 +148,38 @@ impl Pod {
     /// Waits for the end of exec session `id`, told by [`Pod::exec_exited`].
     pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<i32> {
         let (tell, told) = oneshot::channel();
-        lock(&self.execs).insert(id.to_owned(), tell);
+        lock(&self.execs).waiting.insert(id.to_owned(), tell);
         told
     }
 
     pub(crate) fn forget_exec(&self, id: &str) {
-        lock(&self.execs).remove(id);
+        lock(&self.execs).waiting.remove(id);
     }
 
-    pub(crate) fn exec_exited(&self, id: &str, code: i32) {
-        if let Some(waiting) = lock(&self.execs).remove(id) {
-            // The client may have gone.
-            let _late = waiting.send(code);
+    /// Takes note of the end of a session, and tells who waits for it; whether there was somebody.
+    pub(crate) fn exec_exited(&self, end: ExecEnd) -> bool {
+        let mut execs = lock(&self.execs);
+        let waiting = execs.waiting.remove(&end.exec_id);
+        // A daemon's first look at the monitor may name what an event has told already.
+        if !execs.ended.iter().any(|e| e.exec_id == end.exec_id) {
+            if execs.ended.len() >= KEPT_ENDS {
+                execs.ended.pop_front();
+            }
+            execs.ended.push_back(end.clone());
         }
+        drop(execs);
+        // The client may have gone.
+        waiting.is_some_and(|waiting| waiting.send(end.exit_code).is_ok())
+    }
+
+    /// The last sessions of a container that ended, oldest first.
+    pub(crate) fn exec_ends(&self, container: &str) -> Vec<ExecEnd> {
+        lock(&self.execs).ended.iter().filter(|e| e.container_id == container).cloned().collect()
     }
 
     /// Nobody will tell the end of any session any more: the monitor is gone.
     pub(crate) fn drop_execs(&self) {
-        lock(&self.execs).clear();
+        lock(&self.execs).waiting.clear();
     }
 
     pub(crate) fn shm_dir(&self) -> PathBuf {

@@ -84,6 +84,9 @@ pub struct PodRecord {
     /// What its handler takes for itself after an update; `None` while it is that of the request.
     #[serde(default)]
     pub(crate) overhead: Option<v1::LinuxContainerResources>,
+    /// Its scope, where systemd manages control groups.
+    #[serde(default)]
+    pub scope: Option<String>,
     /// Directory of its containers' logs.
     pub log_directory: PathBuf,
 }
@@ -163,7 +166,7 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the primary one among them.
     pub additional_gids: Vec<u32>,
 }
 

@@ -111,7 +111,9 @@ impl Inner {
         containers.extend(alive.iter().cloned());
         // A pod that is not ready never will be: what it holds is given back now, not when it is removed.
         self.networks.recover(&pods).await;
-        for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(id)) {
+        // Those of image volumes have the container's id and a suffix.
+        let owner = |id: &str| id.split('.').next().unwrap_or_default().to_owned();
+        for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(&owner(id))) {
             let images = self.images.clone();
             let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));
             if let Err(error) = removed.await {
@@ -222,6 +224,9 @@ impl Inner {
                 None => {}
             }
         }
+        // On its own: killing may take its time, and nothing else waits for it.
+        let (inner, orphaned) = (self.clone(), pod.clone());
+        tokio::spawn(async move { inner.adopt_sessions(&orphaned).await });
         if Self::sandbox_ended(pod, hello) {
             self.pod_died(pod, crate::sandboxer::SANDBOX_EXITED);
         }

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 pub(crate) const MONITORS_CGROUP: &str = "/gantry-monitors.slice";
 
 /// Forks monitors from one thread that lives in [`MONITORS_CGROUP`], so that on cgroup v1 no monitor
-/// has to be moved there (each move waits for an RCU grace period).
+/// has to be moved there (each move waits for an RCU grace period). Where systemd owns the tree, they are
+/// placed later.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     jobs: Mutex<Option<mpsc::SyncSender<Job>>>,
@@ -32,22 +33,22 @@ struct Job {
 }
 
 impl Spawner {
-    /// Seals the monitor program and starts the thread.
-    pub(crate) fn start(program: &Path, hierarchies: Hierarchies) -> Result<Self> {
+    /// Seals the monitor program and starts the thread; monitors are placed in `hierarchies`, if given.
+    pub(crate) fn start(program: &Path, hierarchies: Option<Hierarchies>) -> Result<Self> {
         let program = memfd::seal_program(program)?;
         let (jobs, inbox) = mpsc::sync_channel::<Job>(64);
         let run = move || {
-            if let Err(error) = hierarchies.enter_thread(MONITORS_CGROUP) {
+            if let Some(Err(error)) = hierarchies.as_ref().map(|h| h.enter_thread(MONITORS_CGROUP)) {
                 tracing::warn!(%error, "monitors stay in the daemon's cgroup");
             }
             for job in inbox {
-                let spawned = spawn(&program, &hierarchies, &job.pod_dir);
+                let spawned = spawn(&program, hierarchies.as_ref(), &job.pod_dir);
                 if let Err(Ok((_, mut child))) = job.done.send(spawned) {
                     // Nobody waits for it any more; it exits by itself at the end of its socket.
                     let _status = child.wait();
                 }
             }
-            if let Err(error) = hierarchies.leave_thread() {
+            if let Some(Err(error)) = hierarchies.map(|h| h.leave_thread()) {
                 tracing::debug!(%error, "the monitors' cgroup is left in use");
             }
         };
@@ -80,7 +81,7 @@ impl Spawner {
     }
 }
 
-fn spawn(program: &OwnedFd, hierarchies: &Hierarchies, pod_dir: &Path) -> Result<(Client, Child)> {
+fn spawn(program: &OwnedFd, hierarchies: Option<&Hierarchies>, pod_dir: &Path) -> Result<(Client, Child)> {
     let (ours, theirs) = seqpacket::pair()?;
     let log_path = pod_dir.join("monitor.log");
     let log =
@@ -99,6 +100,6 @@ fn spawn(program: &OwnedFd, hierarchies: &Hierarchies, pod_dir: &Path) -> Result
         .map_err(io_error("spawn the monitor", &path))?;
     // Before it is told to make anything: what it starts has the limit that the daemon was started with.
     limits::give_back_open_files(child.id())?;
-    hierarchies.place(MONITORS_CGROUP, child.id())?;
+    hierarchies.map_or(Ok(()), |h| h.place(MONITORS_CGROUP, child.id()))?;
     Ok((Client::from_socket(ours), child))
 }

@@ -53,6 +53,7 @@ impl Inner {
             Undo::RemoveDir(dir) => blocking(move || remove_tree(&dir)).await,
             Undo::StopSandbox => self.stop_sandbox(pod).await,
             Undo::StopMonitor => self.stop_monitor(pod).await,
+            Undo::StopScope(name) => self.stop_scope(pod, &name).await,
             Undo::DetachNetwork => self.networks.detach(&pod.id).await.map_err(Error::from),
             Undo::UnpinNetwork(path) => {
                 let (networks, id) = (self.networks.clone(), pod.id.clone());

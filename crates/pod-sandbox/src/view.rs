@@ -90,6 +90,11 @@ impl Engine {
             "layers": image.map(|i| i.layers),
             "rootfs": container.rootfs(),
             "bundle": container.dir,
+            "execEnds": container.pod.exec_ends(&container.id).iter().map(|end| json!({
+                "id": end.exec_id,
+                "exitCode": end.exit_code,
+                "finishedAt": end.finished_at,
+            })).collect::<Vec<_>>(),
             "user": record.user,
             "runtimeHandler": container.pod.record().handler,
             "owed": container.owed().iter().map(|step| format!("{step:?}")).collect::<Vec<_>>(),

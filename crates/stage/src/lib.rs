@@ -56,6 +56,8 @@ stages! {
     SandboxRecord = "RunPodSandbox" "record",
     /// Forking the monitor; the monitor makes the pause child in its namespaces.
     SandboxMonitor = "RunPodSandbox" "monitor",
+    /// Have systemd start the pod's scope, where it manages control groups.
+    SandboxScope = "RunPodSandbox" "scope",
     /// Attaching the sandbox to its network.
     SandboxNetwork = "RunPodSandbox" "network",
     /// /dev/shm, hosts, hostname, resolv.conf.

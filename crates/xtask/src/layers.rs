@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 /// Layer of each product crate, by the name of its folder.
-const LAYERS: [(&str, u8); 17] = [
+const LAYERS: [(&str, u8); 18] = [
     ("sys", 0),
     ("stage", 0),
     ("cri-api", 0),
     ("cgroup", 1),
     ("monitor-api", 1),
+    ("systemd", 2),
     ("netns", 2),
     ("image-store", 2),
     ("monitor", 2),

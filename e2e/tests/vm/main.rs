@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
 //! What needs cgroup v2, AppArmor or crun: `make test-vm` runs these tests in a virtual machine.
 //!
-//! Every test runs once for each handler, and all share one daemon: software emulation is slow. The systemd
-//! cgroup driver is not among what is tested: there is no systemd in the machine.
+//! The machine is booted twice: with a script as process 1, and with systemd, which then manages control groups
+//! (`GANTRY_VM` is `plain` or `systemd`). Tests run once for each handler, and all share one daemon: software
+//! emulation is slow.
 
 mod bed;
 
@@ -17,6 +18,8 @@ mod devices;
 mod lifecycle;
 mod limits;
 mod processes;
+mod service;
+mod systemd;
 mod usage;
 
 /// A test: the bed and the handler to run with.
@@ -32,7 +35,8 @@ macro_rules! tests {
     };
 }
 
-const TESTS: &[(&str, Test)] = &tests![
+/// What runs without systemd, with every handler.
+const PLAIN: &[(&str, Test)] = &tests![
     apparmor::a_profile_of_the_node_is_enforced,
     apparmor::an_unknown_profile_is_refused,
     devices::asked_for_and_not,
@@ -49,23 +53,54 @@ const TESTS: &[(&str, Test)] = &tests![
     usage::use_is_told,
 ];
 
+/// What runs with systemd and its cgroup driver, with every handler.
+const SYSTEMD: &[(&str, Test)] = &tests![
+    lifecycle::a_pod_and_its_container,
+    limits::are_set,
+    limits::a_container_over_its_memory_is_killed_and_the_reason_is_kept,
+    processes::a_time_limit_ends_everything_that_was_started,
+    processes::a_stop_ends_what_left_the_session,
+    systemd::a_pod_is_a_scope_in_the_slice_that_is_named,
+    usage::limits_are_changed_together_or_not_at_all,
+    usage::use_is_told,
+];
+
+/// What runs with systemd, and has nothing to do with handlers: with the first one only.
+const SYSTEMD_ONCE: &[(&str, Test)] = &tests![
+    service::systemd_starts_the_unit_of_users,
+    systemd::limits_of_a_pod_are_properties,
+    systemd::what_is_no_slice_is_refused,
+    systemd::the_bus_may_be_restarted,
+    systemd::a_daemon_that_is_killed_at_any_step_leaves_nothing,
+];
+
+/// All tests of a boot, each with its handler.
+fn tests(systemd: bool) -> Vec<(&'static str, Test, &'static str)> {
+    let each = if systemd { SYSTEMD } else { PLAIN };
+    let once = if systemd { SYSTEMD_ONCE } else { &[] };
+    let each = each.iter().flat_map(|(name, test)| HANDLERS.map(|handler| (*name, *test, handler)));
+    each.chain(once.iter().map(|(name, test)| (*name, *test, HANDLERS[0]))).collect()
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let boot = std::env::var("GANTRY_VM").unwrap_or_default();
+    let tests = tests(boot == "systemd");
     if arguments.list {
-        let names = TESTS.iter().flat_map(|(name, _)| HANDLERS.map(|handler| title(name, handler)));
+        let names = tests.iter().map(|(name, _, handler)| title(name, handler));
         return libtest_mimic::run(&arguments, names.map(|n| Trial::test(n, || Ok(()))).collect())
             .exit_code();
     }
-    if std::env::var_os("GANTRY_VM").is_none() {
+    if boot.is_empty() {
         eprintln!("these tests run in a virtual machine: make test-vm");
         return ExitCode::FAILURE;
     }
-    let bed = Arc::new(Bed::make());
+    let bed = Arc::new(Bed::make(boot == "systemd"));
     let trial = |name: &str, test: Test, handler: &'static str| {
         let bed = Arc::clone(&bed);
         Trial::test(title(name, handler), move || run(&bed, test, handler))
     };
-    let trials = TESTS.iter().flat_map(|(name, test)| HANDLERS.map(|handler| trial(name, *test, handler)));
+    let trials = tests.iter().map(|(name, test, handler)| trial(name, *test, handler));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // Ends the daemon, and compares the machine with what it was.
     Arc::into_inner(bed).expect("every test has ended").end();

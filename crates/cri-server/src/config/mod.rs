@@ -12,6 +12,7 @@ pub use text::{default_file, markdown_table};
 pub use values::{LogFilter, Number, OptionValue, Shape, SocketAddress};
 
 use crate::metrics::MetricsAddress;
+use gantry_pod_sandbox::Ulimit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -85,8 +86,16 @@ options! {
     local_listen, "local-listen": SocketAddress = "\"unix://{run_dir}/local.sock\"";
     /// Where exec, attach and port-forward are served. It stands in their URLs, so it cannot be 0.0.0.0.
     stream_address, "stream-address": SocketAddr = "\"127.0.0.1:0\"";
-    /// What becomes of an exec'd command whose client goes away: it is killed, or left to see the end of its
-    /// input.
+    /// Certificate (PEM, with those that sign it) that makes the streaming server speak TLS. Read again when it changes.
+    stream_tls_cert, "stream-tls-cert": Option<PathBuf> = "\"\"";
+    /// Private key (PEM) of that certificate.
+    stream_tls_key, "stream-tls-key": Option<PathBuf> = "\"\"";
+    /// Seconds after which a streaming connection is ended on which nothing comes or goes.
+    stream_idle_timeout, "stream-idle-timeout": Number<1, 604_800> = "14400";
+    /// Seconds that a client has to open the streams of its exec, attach or port-forward.
+    stream_creation_timeout, "stream-creation-timeout": Number<1, 3600> = "30";
+    /// What becomes of an exec'd command whose client, or whose daemon, goes away: it is killed, or left to see
+    /// the end of its input.
     exec_on_disconnect, "exec-on-disconnect": ExecOnDisconnect = "\"kill\"";
     /// Network of the kubelet's pods: CNI plugins, or the built-in bridge for tests and single nodes.
     cri_network, "cri-network": CriNetwork = "\"cni\"";
@@ -104,7 +113,7 @@ options! {
     cni_gc, "cni-gc": bool = "false";
     /// Where network namespaces of pods are pinned, for agents that look for them by name.
     netns_dir, "netns-dir": PathBuf = "\"/run/netns\"";
-    /// Who manages control groups. systemd is refused on a host without it.
+    /// Who manages control groups. For systemd it must run, with cgroup v2.
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
@@ -129,6 +138,14 @@ options! {
     /// Runtime handlers by name, beside those that are found: embedded, and runc and crun where they are
     /// in PATH.
     runtimes, "runtime": BTreeMap<String, PathBuf> = "{}";
+    /// Runtime handlers whose privileged containers get only the devices of the host that they ask for.
+    privileged_without_host_devices, "privileged-without-host-devices": Vec<String> = "[]";
+    /// Directories of device specifications (CDI). Of two for one device the later directory's counts.
+    cdi_spec_dirs, "cdi-spec-dir": Vec<PathBuf> = "[\"/etc/cdi\", \"/var/run/cdi\"]";
+    /// Limits of every container's processes, as nofile=1024:4096 (soft and hard) or core=0 (both).
+    default_ulimits, "default-ulimit": Vec<Ulimit> = "[]";
+    /// Whether a missing source of a mount is made as a directory. The CRI wants such a container refused.
+    create_missing_mount_sources, "create-missing-mount-sources": bool = "false";
 }
 
 choices! {
@@ -246,6 +263,10 @@ impl Config {
         if self.stream_address.ip().is_unspecified() {
             let reason = "is every address; name the one that clients connect to";
             found.push(("stream_address", reason.into()));
+        }
+        if self.stream_tls_cert.is_some() != self.stream_tls_key.is_some() {
+            let reason = "TLS needs both stream_tls_cert and stream_tls_key";
+            found.push(("stream_tls_cert", reason.into()));
         }
         // CNI_PATH separates directories by colons.
         let has_colon = |d: &PathBuf| d.as_os_str().as_encoded_bytes().contains(&b':');

@@ -58,6 +58,12 @@ impl Inner {
                 "it is not ready; only a ready sandbox has limits",
             ));
         }
+        if let Some(scope) = record.scope.as_ref().filter(|_| is_systemds(&record)) {
+            let message = format!(
+                "its limits are those of a unit of systemd; change them with systemctl set-property {scope}"
+            );
+            return Err(Error::new(Kind::FailedPrecondition, message));
+        }
         let (old_resources, old_overhead) = limits_of(&record);
         let resources = resources::merged(&old_resources, &resources.unwrap_or_default());
         let overhead = resources::merged(&old_overhead, &overhead.unwrap_or_default());
@@ -116,6 +122,12 @@ fn limits_of(record: &PodRecord) -> (LinuxContainerResources, LinuxContainerReso
     let resources = record.resources.as_ref().or_else(|| asked?.resources.as_ref());
     let overhead = record.overhead.as_ref().or_else(|| asked?.overhead.as_ref());
     (resources.cloned().unwrap_or_default(), overhead.cloned().unwrap_or_default())
+}
+
+/// Whether the limits are properties of the sandbox's scope: systemd puts back what is written past it.
+fn is_systemds(record: &PodRecord) -> bool {
+    let named = record.config.linux.as_ref().is_some_and(|l| !l.cgroup_parent.is_empty());
+    record.scope.is_some() && !named && record.sandboxer == SandboxerKind::Namespaces
 }
 
 /// The cgroup of a sandbox whose limits are Gantry's to set.

@@ -88,11 +88,7 @@ fn new_pod(
 ) -> Result<Pod> {
     let id = crate::id::new_id()?;
     let dir = inner.pods_dir().join(&id);
-    let linux = config.linux.as_ref();
-    let cgroup_parent = match linux.map(|l| l.cgroup_parent.as_str()) {
-        None | Some("") => format!("{}/{id}", realm_cgroup(realm)),
-        Some(parent) => format!("/{}", parent.trim_matches('/')),
-    };
+    let place = inner.scopes.place(realm, &id, crate::scope::parent(&config))?;
     let log_directory = match config.log_directory.as_str() {
         "" => inner.root.join("logs").join(&id),
         dir => PathBuf::from(dir),
@@ -112,7 +108,8 @@ fn new_pod(
         monitor: None,
         pause: None,
         ips: Vec::new(),
-        cgroup_parent,
+        cgroup_parent: place.cgroup,
+        scope: place.scope,
         resources: None,
         overhead: None,
         log_directory,
@@ -194,11 +191,16 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         sysctls: sysctls(&record),
         pause_oom_score_adj: -998,
     };
+    // Stopped after the monitor: the end of the pause child, which is in it, is no surprise then.
+    if let Some(scope) = &record.scope {
+        pod.promise(Undo::StopScope(scope.clone()))?;
+    }
     pod.promise(Undo::StopMonitor)?;
     let starting = Stage::SandboxMonitor.begin();
     let (client, child) = inner.spawner.spawn(&pod.dir).await?;
     let pid = child.id() as i32;
     inner.reap(child);
+    inner.place_monitor(pid.unsigned_abs()).await?;
     let (monitor, hello) = Monitor::set_up(client, pid, setup, inner.notices(&pod.id)).await?;
     pod.set_monitor(Some(monitor));
     let pause = hello
@@ -209,6 +211,9 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
         r.pause = Some(pause);
     })?;
     drop(starting);
+    if record.scope.is_some() {
+        Stage::SandboxScope.run(inner.start_scope(pod, &record, pause.pid)).await?;
+    }
 
     let mut ips = Vec::new();
     if !namespaces.host_network {
@@ -347,6 +352,7 @@ fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)
             config.log_directory
         )));
     }
+    super::sysctls::check(config)?;
     if let Some(dns) = &config.dns_config {
         let fields = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
         if let Some(field) = fields.into_iter().find(|f| !pod_files::is_clean(f)) {

@@ -4,6 +4,7 @@
 //! with a stable order of keys, so that golden files and people can compare two of them. What must be
 //! known of the host or read from the image comes in as data ([`SpecInput`]).
 
+mod apparmor;
 mod devices;
 mod linux;
 mod mounts;
@@ -13,6 +14,10 @@ mod seccomp;
 mod signal;
 mod users;
 
+pub(crate) use apparmor::{
+    DEFAULT_NAME as DEFAULT_APPARMOR, Wanted as AppArmorWanted, default_text as apparmor_default,
+    wanted as apparmor_wanted,
+};
 pub use devices::HostDevice;
 pub(crate) use process::CAPABILITIES;
 pub use process::exec_process;
@@ -20,6 +25,7 @@ pub(crate) use seccomp::localhost_profile;
 pub use signal::{SIGTERM, cri_signal, stop_signal};
 pub use users::resolve_user;
 
+use crate::policy::ContainerPolicy;
 use crate::record::User;
 use gantry_cri_api::v1;
 use gantry_monitor_api::UserNamespace;
@@ -124,8 +130,6 @@ pub struct HostFacts {
     pub hugetlb: bool,
     /// Whether the kernel has x32 calls (x86-64 only), which a filter must then speak of.
     pub x32: bool,
-    /// Device nodes below `/dev`, for privileged containers.
-    pub devices: Vec<HostDevice>,
 }
 
 /// Everything that a bundle's configuration is made of.
@@ -157,6 +161,14 @@ pub struct SpecInput<'a> {
     pub host: &'a HostFacts,
     /// Text of the seccomp profile that the request names by path.
     pub localhost_seccomp: Option<&'a str>,
+    /// Name of the default AppArmor profile, where it is loaded.
+    pub apparmor_default: Option<&'a str>,
+    /// What holds for every container of the node.
+    pub policy: &'a ContainerPolicy,
+    /// Device nodes of the host: those that the request names, and all for a privileged container.
+    pub devices: &'a [HostDevice],
+    /// A privileged container gets all devices of the host; otherwise only those that it asks for.
+    pub with_host_devices: bool,
 }
 
 /// Something that changes a finished configuration (device injection, plugins).

@@ -126,7 +126,7 @@ fn who_falls_behind_is_told_how_things_are() {
 
 #[test]
 fn what_happens_while_one_is_told_how_things_are_is_told_once() {
-    let (feed, world) = (quiet(2), World::default());
+    let (feed, world) = (quiet(4), World::default());
     let mut slow = feed.subscribe(world.clone());
     for id in ["pod", "c1", "c2"] {
         world.go(&feed, id, Step::Started);
