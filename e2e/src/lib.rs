@@ -29,7 +29,7 @@ pub use images::{BUSYBOX, busybox};
 pub use leaks::LeakSnapshot;
 pub use process::{namespace, pids_in_cgroup, wait_ended};
 pub use registry::Registry;
-pub use rpc::Rpc;
+pub use rpc::{Events, Rpc};
 pub use runtimes::{HANDLERS, runsc};
 pub use scrape::Scrape;
 pub use stage::{Stage, dist, free_port};

@@ -3,7 +3,7 @@
 use super::containers::{sleeper, with_each_handler};
 use gantry_e2e::{BUSYBOX, Crictl, HANDLERS, Stage, busybox, merge, wait_file};
 use gantry_testkit::image::ImageBuilder;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// `SIGUSR1` and `SIGUSR2` in the CRI.
 const USR1: i32 = 29;
@@ -115,8 +115,8 @@ fn verbose_status_has_what_tools_read() {
     });
 }
 
-fn pod_id(crictl: &Crictl) -> Value {
-    crictl.json(&["pods", "-o", "json"])["items"][0]["id"].clone()
+fn pod_id(crictl: &Crictl) -> String {
+    crictl.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -65,16 +65,16 @@ fn forward(crictl: &Crictl, transport: &str, pod: &str, port: u16) -> (Child, u1
     let mut client = spawn(crictl, &["port-forward", "-r", transport, pod, &format!(":{port}")]);
     let mut output = BufReader::new(client.stdout.take().unwrap());
     let mut line = String::new();
-    loop {
+    let local = loop {
         line.clear();
         assert!(output.read_line(&mut line).unwrap() > 0, "{transport}: port-forward ended");
         if let Some(rest) = line.strip_prefix("Forwarding from 127.0.0.1:") {
-            let local = rest.split(' ').next().unwrap().parse().unwrap();
-            // It goes on writing to it.
-            client.stdout = Some(output.into_inner());
-            return (client, local);
+            break rest.split(' ').next().unwrap().parse().unwrap();
         }
-    }
+    };
+    // It goes on writing to it.
+    client.stdout = Some(output.into_inner());
+    (client, local)
 }
 
 fn end(mut client: Child) {

@@ -50,6 +50,7 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    cni_conf_template: Option<PathBuf>,
     streaming: Streaming,
     stream_server: StreamServer,
     metrics: Metrics,
@@ -142,6 +143,8 @@ impl App {
             images,
             networks,
             cri_network,
+            stats_interval: Duration::from_secs(config.stats_interval.get().into()),
+            pod_metrics: config.pod_metrics.into_iter().map(Into::into).collect(),
             policy: ContainerPolicy {
                 cdi_spec_dirs: config.cdi_spec_dirs,
                 ulimits: config.default_ulimits,
@@ -188,6 +191,7 @@ impl App {
             pid_file,
             sockets,
             systemd_cgroup,
+            cni_conf_template: config.cni_conf_template,
             streaming,
             stream_server,
             metrics,
@@ -221,6 +225,8 @@ impl App {
         stop.await;
         tracing::info!("stopping; pods go on running");
         tell.send_replace(true);
+        // Their clients never end these by themselves.
+        parts.engine.end_events();
         let drained = async {
             for server in [cri, local] {
                 match server.await {
@@ -281,6 +287,7 @@ impl Parts {
             streaming: self.streaming.clone(),
             realm,
             systemd_cgroup: self.systemd_cgroup,
+            cni_conf_template: self.cni_conf_template.clone(),
         };
         RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -288,7 +295,7 @@ impl Parts {
     }
 
     fn image_service(&self, realm: Realm) -> ImageServiceServer<Images> {
-        let images = Images { store: self.engine.images().clone(), realm };
+        let images = Images { store: self.engine.images().clone(), engine: self.engine.clone(), realm };
         ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)

@@ -304,6 +304,20 @@ impl ImageStore {
         Usage { bytes: sum(|l| l.bytes), inodes: sum(|l| l.inodes), mountpoint: self.inner.disk.images() }
     }
 
+    /// At most `max` images of a realm with ids behind `after`, sorted by id: a list of any length in parts.
+    pub fn list_after(&self, realm: Realm, after: &str, max: usize) -> Vec<Image> {
+        self.inner.shared.lock().images_after(realm, after, max)
+    }
+
+    /// A directory on the filesystem that holds the writable layers: that of [`ImageStore::usage`], where
+    /// both are on one.
+    pub fn layers_mountpoint(&self) -> PathBuf {
+        use std::os::unix::fs::MetadataExt as _;
+        let (images, containers) = (self.inner.disk.images(), self.inner.disk.containers());
+        let device = |path: &PathBuf| std::fs::metadata(path).ok().map(|m| m.dev());
+        if device(&images) == device(&containers) { images } else { containers }
+    }
+
     /// Makes the writable snapshot of a container and leases the image's layers for it, also over
     /// restarts, until [`ImageStore::remove_snapshot`]. The same call again gives the same snapshot.
     ///

@@ -2,6 +2,7 @@
 
 mod network;
 mod remove;
+mod resources;
 mod run;
 mod stop;
 mod sysctls;
@@ -10,6 +11,7 @@ pub(crate) mod user_namespace;
 pub(crate) use run::is_plain_absolute;
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
+use crate::events::{self, Events};
 use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::monitor::Monitor;
@@ -20,7 +22,7 @@ use gantry_cri_api::v1::NamespaceMode;
 use gantry_monitor_api::ExecEnd;
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{RwLock, oneshot, watch};
 
@@ -36,11 +38,17 @@ pub(crate) struct Pod {
     pub(crate) dir: PathBuf,
     /// Shared by what needs the sandbox to stay (create, start), exclusive for stop and remove.
     pub(crate) gate: RwLock<()>,
+    /// One change of its limits at a time.
+    pub(crate) limits: tokio::sync::Mutex<()>,
     /// Stop has begun: nothing new is started, and the monitor's end is no surprise.
     stopping: AtomicBool,
     /// Nothing of it is left.
     gone: watch::Sender<bool>,
     pub(crate) usage: Usage,
+    /// Where what happens to it and its containers is told.
+    pub(crate) events: Arc<Events>,
+    /// Number of the last step that was told of it.
+    pub(crate) told: AtomicU8,
     record: Mutex<PodRecord>,
     journal: Mutex<Journal>,
     monitor: Mutex<Option<Arc<Monitor>>>,
@@ -58,15 +66,18 @@ struct Execs {
 }
 
 impl Pod {
-    pub(crate) fn new(dir: PathBuf, record: PodRecord, journal: Journal) -> Self {
+    pub(crate) fn new(dir: PathBuf, record: PodRecord, journal: Journal, events: Arc<Events>) -> Self {
         Self {
             id: record.id.clone(),
             realm: record.realm,
             dir,
             gate: RwLock::default(),
+            limits: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             gone: watch::Sender::new(false),
             usage: Usage::default(),
+            events,
+            told: events::told_of_pod(record.state),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             monitor: Mutex::default(),
@@ -82,9 +93,13 @@ impl Pod {
     /// Changes the record, in memory and on disk. In memory it changes even when the disk refuses:
     /// what happened has happened, and a restarted daemon asks the monitor.
     pub(crate) fn update(&self, change: impl FnOnce(&mut PodRecord)) -> Result<()> {
-        let mut record = self.record();
-        change(&mut record);
-        write_json(&self.dir.join(record::FILE), &*record)
+        let written = {
+            let mut record = self.record();
+            change(&mut record);
+            write_json(&self.dir.join(record::FILE), &*record)
+        };
+        self.events.pod_changed(self);
+        written
     }
 
     pub(crate) fn is_ready(&self) -> bool {

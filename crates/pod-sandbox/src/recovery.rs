@@ -37,8 +37,10 @@ impl Engine {
     ///
     /// Only what makes the node unusable as a whole (no OCI runtime, no run directory).
     pub async fn open(config: EngineConfig) -> Result<(Self, RecoveryReport)> {
+        let stats_interval = config.stats_interval;
         let engine = Self::build(config)?;
         let report = engine.inner.recover().await?;
+        crate::sampler::start(&engine.inner, stats_interval);
         Ok((engine, report))
     }
 }
@@ -134,7 +136,8 @@ impl Inner {
     fn load(self: &Arc<Self>, dir: &Path) -> Result<Arc<Pod>> {
         let record: PodRecord = read_json(&dir.join(record::FILE))?;
         check_version(record.version, dir)?;
-        let pod = Arc::new(Pod::new(dir.to_owned(), record, Journal::load(dir)?));
+        let journal = Journal::load(dir)?;
+        let pod = Arc::new(Pod::new(dir.to_owned(), record, journal, self.events.clone()));
         let mut containers = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))?.flatten() {
             let path = entry.path();

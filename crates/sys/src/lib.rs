@@ -24,6 +24,7 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
 pub mod tree;
+pub mod usage;
 #[cfg(feature = "tokio")]
 pub mod watched;
 

@@ -103,6 +103,10 @@ options! {
     cni_conf_dir, "cni-conf-dir": PathBuf = "\"/etc/cni/net.d\"";
     /// Directories of CNI plugins, searched in this order.
     cni_bin_dir, "cni-bin-dir": Vec<PathBuf> = "[\"/opt/cni/bin\"]";
+    /// Template of a CNI configuration, filled in with the addresses that the cluster gives this node
+    /// (UpdateRuntimeConfig) and written to the directory of configurations as 10-gantry.conflist. Left empty:
+    /// the addresses are only noted.
+    cni_conf_template, "cni-conf-template": Option<PathBuf> = "\"\"";
     /// Seconds that one call of one CNI plugin may take.
     cni_timeout, "cni-timeout": Number<1, 3600> = "60";
     /// Whether GC of CNI plugins is called after a restart, for networks that Gantry alone uses.
@@ -113,6 +117,11 @@ options! {
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
+    /// Seconds between two samples of the use of CPUs; writable layers are looked at in every third round.
+    stats_interval, "stats-interval": Number<1, 3600> = "10";
+    /// Metrics of pods and containers that are told over the CRI, for kubelets without cAdvisor.
+    pod_metrics, "pod-metrics": Vec<PodMetric> = "[\"cpu\", \"memory\", \"oom\", \"network\", \"disk\", \
+        \"diskIO\", \"hugetlb\", \"process\", \"spec\", \"pressure\"]";
     /// Where metrics are served, over HTTP; a TCP address or unix:///path. Nowhere unless it is given.
     metrics_address, "metrics-address": Option<MetricsAddress> = "\"\"";
     /// Written once the sockets answer.
@@ -148,6 +157,49 @@ choices! {
         Cni = "cni",
         /// The built-in bridge, for tests and single nodes.
         Builtin = "builtin",
+    }
+}
+
+choices! {
+    /// Metrics that one can choose, as groups.
+    PodMetric {
+        /// Use of CPUs, throttling.
+        Cpu = "cpu",
+        /// Memory by what it is for, faults.
+        Memory = "memory",
+        /// Processes killed for want of memory.
+        Oom = "oom",
+        /// Bytes and packets by interface.
+        Network = "network",
+        /// Space of writable layers.
+        Disk = "disk",
+        /// Reads and writes by device.
+        DiskIo = "diskIO",
+        /// Huge pages.
+        HugeTlb = "hugetlb",
+        /// Processes, threads, open files.
+        Process = "process",
+        /// Limits.
+        Spec = "spec",
+        /// Pressure stall information.
+        Pressure = "pressure",
+    }
+}
+
+impl From<PodMetric> for gantry_pod_sandbox::MetricGroup {
+    fn from(asked: PodMetric) -> Self {
+        match asked {
+            PodMetric::Cpu => Self::Cpu,
+            PodMetric::Memory => Self::Memory,
+            PodMetric::Oom => Self::Oom,
+            PodMetric::Network => Self::Network,
+            PodMetric::Disk => Self::Disk,
+            PodMetric::DiskIo => Self::DiskIo,
+            PodMetric::HugeTlb => Self::HugeTlb,
+            PodMetric::Process => Self::Process,
+            PodMetric::Spec => Self::Spec,
+            PodMetric::Pressure => Self::Pressure,
+        }
     }
 }
 

@@ -225,7 +225,12 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
             images::mount(&inner, &container, &volumes, &mut config.mounts, owners.as_ref(), context)?;
             mapped::map_sources(&container, &mut config.mounts, userns.as_ref())?;
             drop(mounting);
-            super::bundle::write(&inner, &container, &config, &image, apparmor, labels.as_ref())
+            let made = super::bundle::write(&inner, &container, &config, &image, apparmor, labels.as_ref())?;
+            // There is next to nothing in it yet.
+            if let Err(error) = container.layer.measure(&inner, &container.id) {
+                tracing::debug!(container = %container.id, %error, "space not measured");
+            }
+            Ok(made)
         }
     };
     let made = blocking(made).await?;

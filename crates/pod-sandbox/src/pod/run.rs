@@ -110,10 +110,12 @@ fn new_pod(
         ips: Vec::new(),
         cgroup_parent: place.cgroup,
         scope: place.scope,
+        resources: None,
+        overhead: None,
         log_directory,
     };
     let journal = Journal::new(&dir);
-    Ok(Pod::new(dir, record, journal))
+    Ok(Pod::new(dir, record, journal, inner.events.clone()))
 }
 
 async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
@@ -170,6 +172,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     }
     let root = PodRoot::of(user.as_ref());
     make_dirs(inner, pod, &record, root)?;
+    inner.limit_new_pod(&record)?;
     drop(recording);
 
     let hostname = hostname(&record, &namespaces);
