@@ -311,7 +311,8 @@ fn a_container_that_lies_places_nothing_outside() {
     // Its tar is its own: whatever it is asked for, it sends links and names that lead out.
     let script = "mkdir -p /w/a; cd /w; echo x >f; ln -s /etc a/abs; ln -s ../../../.. a/up; \
                   busybox tar -cf /tmp/evil.tar a f; rm /bin/tar; \
-                  printf '#!/bin/sh\\ncat /tmp/evil.tar\\n' >/bin/tar; chmod +x /bin/tar; echo >/tmp/ready; exec sleep 100000";
+                  printf '#!/bin/sh\\ncat /tmp/evil.tar\\n' >/bin/tar; chmod +x /bin/tar; \
+                  echo >/tmp/ready; exec sleep 100000";
     playing.web(&["--network", "host"], script);
     playing.daemon.gantry(&["exec", "web", "sh", "-c", "until [ -e /tmp/ready ]; do :; done"]).ok();
     let here = playing.stage.dir().join("here");

@@ -1,5 +1,5 @@
-//! Standard streams on threads of their own: they may be files, pipes or terminals, are shared with others, and
-//! so can neither be made non-blocking nor be waited for together with a connection.
+//! Standard streams on threads of their own: they may be files, pipes or terminals, are shared with others,
+//! and so can neither be made non-blocking nor be waited for together with a connection.
 
 use crate::output;
 use anyhow::{Context as _, Result};

@@ -12,8 +12,8 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Makes it raw: keys come as they are typed, and none of them is a signal. `None` where standard input is
-    /// no terminal.
+    /// Makes it raw: keys come as they are typed, and none of them is a signal. `None` where standard input
+    /// is no terminal.
     pub(crate) fn raw() -> Result<Option<Self>> {
         let stdin = std::io::stdin();
         if !isatty(stdin.as_fd()) {

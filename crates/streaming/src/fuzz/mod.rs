@@ -1,9 +1,10 @@
-//! A small fuzz driver: well-formed conversations, damaged in every way that a table has, against the parsers and
-//! the state machines behind them.
+//! A small fuzz driver: well-formed conversations, damaged in every way that a table has, against the parsers
+//! and the state machines behind them.
 //!
 //! Each test runs a fixed number of inputs; with `GANTRY_FUZZ_SECONDS=600` it goes on for so long, and
 //! `GANTRY_FUZZ_SEED` begins elsewhere. Time in the connections is simulated: a connection that does not end
-//! is found at once, not after hours. An input that fails is printed with its seed. docs/streaming.md has the runs.
+//! is found at once, not after hours. An input that fails is printed with its seed. docs/streaming.md has
+//! the runs.
 
 mod mutate;
 mod targets;

@@ -26,8 +26,8 @@ pub(super) enum PackError {
     },
 }
 
-/// Sends `from` as `name` (empty: only what is in the directory). Returns how many entries were left out because
-/// they are neither files nor directories nor symbolic links.
+/// Sends `from` as `name` (empty: only what is in the directory). Returns how many entries were left out
+/// because they are neither files nor directories nor symbolic links.
 pub(super) fn pack(from: &Path, name: &Path, to: mpsc::Sender<Bytes>) -> Result<usize, PackError> {
     let mut tar = Builder::new(BufWriter::with_capacity(PIECE, Sending(to)));
     let mut skipped = 0;

@@ -1,7 +1,7 @@
 //! An archive that a container sends, placed below a directory of this machine.
 //!
-//! The container is not trusted: what it sends can neither be placed outside the directory, nor through a symbolic
-//! link, nor be a link that leads out of the directory, nor a device; nor can it take memory beyond a bound.
+//! The container is not trusted: what it sends can neither be placed outside the directory, nor through a
+//! symbolic link, nor be a link that leads out of the directory, nor a device; nor can it take memory beyond a bound.
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, Bytes};
