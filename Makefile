@@ -12,15 +12,15 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 MONITOR_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
 PROGRAMS := gantry gantry-monitor gantry-runtime
 
-.PHONY: help setup tools build build-ci check test unit e2e test-vm demo bench-build bench install clean
+.PHONY: help setup tools build build-ci check test unit e2e test-vm conformance conformance-all demo bench-build bench install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## install what building and testing need (says what; only what is missing)
 	@e2e/setup.sh
 
-tools: ## build the pinned test tools (crictl) into e2e/tools/bin
+tools: ## build the pinned test tools (crictl, critest, runc) into e2e/tools/bin
 	@e2e/tools/build.sh
 
 build: monitor ## build the three programs for users into target/dist
@@ -52,6 +52,8 @@ check: ## formatting, lints and unit tests; needs neither root nor a network
 test: setup tools build-ci ## set everything up, then unit, integration and end-to-end tests, as root
 	@test "$$(id -u)" = 0 || { echo "make test makes namespaces, mounts and networks: run it as root" >&2; exit 1; }
 	$(CARGO) test --locked --profile ci --workspace --exclude gantry-e2e --no-fail-fast
+	GANTRY_MONITOR=$(CURDIR)/target/dist-ci/gantry-monitor \
+		$(CARGO) test --locked --profile ci -p gantry-monitor --test kernel -- --ignored
 	$(MAKE) --no-print-directory e2e
 
 e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=name selects)
@@ -59,6 +61,12 @@ e2e: ## the end-to-end tests alone, with what `make build-ci tools` built (T=nam
 
 test-vm: setup tools build-ci ## the tests that need cgroup v2 or AppArmor, in a virtual machine (T=name selects)
 	@e2e/vm/run $(T)
+
+conformance: setup tools build-ci ## critest, whole, in the combinations that CI runs (T=name: others), as root
+	$(CARGO) run --locked --profile ci -p gantry-e2e --bin conformance -- $(T)
+
+conformance-all: setup tools build-ci ## critest, whole, in every combination, as root
+	$(CARGO) run --locked --profile ci -p gantry-e2e --bin conformance -- --all
 
 demo: setup build-ci ## two pods, a page and a visitor, from an image in a local registry
 	@GANTRY_DIST=target/dist-ci examples/demo.sh

@@ -11,6 +11,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 dist=$(cd "${GANTRY_DIST:-$here/target/dist}" && pwd)
+programs=(gantry gantry-monitor gantry-runtime gantry-bench)
 
 outside() {
   [[ $(id -u) == 0 ]] || { echo "the benchmark makes pods: run it as root" >&2; exit 1; }
@@ -26,13 +27,15 @@ outside() {
     echo "and run make setup (on Debian, keep containerd.service from starting: the benchmark has its own)" >&2
     exit 1
   fi
-  [[ -x $dist/gantry && -x $dist/gantry-bench ]] || { echo "no programs in $dist: run make build bench-build" >&2; exit 1; }
+  for program in "${programs[@]}"; do
+    [[ -x $dist/$program ]] || { echo "no $program in $dist: run make build bench-build" >&2; exit 1; }
+  done
 
   local status=0 dir
   BENCH_WORK=$(mktemp -d /var/tmp/gantry-bench.XXXXXX)
   export BENCH_WORK BENCH_CGROUP=gantry-bench-$$
   # Programs are copied: a new build must not change what is measured.
-  install -t "$BENCH_WORK" "$dist/gantry" "$dist/gantry-monitor" "$dist/gantry-runtime" "$dist/gantry-bench"
+  install -t "$BENCH_WORK" "${programs[@]/#/$dist/}"
   # libcni keeps its results here and nowhere else; it is covered with a tmpfs inside.
   local made_cni=
   [[ -d /var/lib/cni ]] || { mkdir /var/lib/cni; made_cni=yes; }
@@ -200,6 +203,8 @@ EOF
   chmod +x "$work/start-containerd"
 }
 
+# Another benchmark takes the functions and brings its own `inside`.
+[[ ${BASH_SOURCE[0]} == "$0" ]] || return 0
 if [[ ${1:-} == --inside ]]; then
   shift
   inside "$@"

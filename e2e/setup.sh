@@ -13,7 +13,7 @@ packages=(
   skopeo umoci      # push test images; unpack them as another tool does
   libseccomp-dev pkg-config gcc   # to build the embedded runtime
   jq iproute2 procps util-linux curl ca-certificates
-  qemu-system-x86 crun cpio e2fsprogs binutils   # the virtual machine of make test-vm
+  qemu-system-x86 crun criu cpio e2fsprogs binutils   # the virtual machine of make test-vm
 )
 
 missing=()
@@ -47,3 +47,4 @@ if ! command -v cargo >/dev/null; then
 fi
 
 e2e/vm/packages
+e2e/critest/packages

@@ -21,7 +21,8 @@ pub struct DaemonBuilder {
 }
 
 impl DaemonBuilder {
-    pub(crate) fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
+    /// A daemon in `dir` that reaches registries as `registries_conf` says.
+    pub fn new(dir: PathBuf, registries_conf: PathBuf) -> Self {
         let root = dir.join("root");
         Self { root, dir, args: Vec::new(), fault: None, env: Vec::new(), registries_conf }
     }
@@ -93,8 +94,15 @@ impl Daemon {
     /// Runs `gantry` against this daemon.
     #[track_caller]
     pub fn gantry(&self, args: &[&str]) -> Output {
+        run(&mut self.gantry_command(args))
+    }
+
+    /// `gantry` against this daemon, to be run otherwise.
+    pub fn gantry_command(&self, args: &[&str]) -> Command {
         let socket = format!("unix://{}", self.dir().join("local.sock").display());
-        run(Command::new(dist().join("gantry")).args(["--socket", &socket]).args(args))
+        let mut command = Command::new(dist().join("gantry"));
+        command.args(["--socket", &socket]).args(args);
+        command
     }
 
     /// Its directory.

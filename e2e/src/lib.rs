@@ -6,6 +6,7 @@
 //! `gantry` command line; ends the daemons and then the stage, which compares the host with what it was.
 //! Tests run one after another (`--test-threads=1`): the host is what they compare.
 
+mod calls;
 mod command;
 mod crictl;
 mod daemon;
@@ -17,17 +18,20 @@ mod rpc;
 mod runtimes;
 mod scrape;
 mod stage;
+mod terminal;
 mod watch;
 
+pub use calls::{assert_denied, calls_mounts, denied_calls};
 pub use command::{Output, run};
 pub use crictl::{Crictl, merge};
 pub use daemon::{Daemon, DaemonBuilder};
 pub use images::{BUSYBOX, busybox};
 pub use leaks::LeakSnapshot;
-pub use process::{namespace, pids_in_cgroup};
+pub use process::{namespace, pids_in_cgroup, wait_ended};
 pub use registry::Registry;
-pub use rpc::Rpc;
+pub use rpc::{Events, Rpc};
 pub use runtimes::{HANDLERS, runsc};
 pub use scrape::Scrape;
 pub use stage::{Stage, dist, free_port};
+pub use terminal::Terminal;
 pub use watch::{LIMIT, Watch, logged, wait_file};

@@ -1,5 +1,6 @@
 //! Processes of the host, read from /proc.
 
+use crate::watch::{LIMIT, wait_readable};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,6 +45,13 @@ pub fn pids_in_cgroup(part: &str) -> Vec<u32> {
 pub fn namespace(pid: u32, kind: &str) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
     Some(link.to_string_lossy().into_owned())
+}
+
+/// Waits until a process has ended. Panics when it goes on for longer than [`LIMIT`].
+#[track_caller]
+pub fn wait_ended(pid: u32) {
+    let ended = pidfd(pid).is_none_or(|fd| wait_readable(&[&fd], LIMIT));
+    assert!(ended, "process {pid} goes on");
 }
 
 /// A pidfd; `None` when the process is gone.

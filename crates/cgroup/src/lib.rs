@@ -7,11 +7,14 @@
 //! alone, and hybrid (v1 controllers beside a cgroup2 mount, cgroups(7)).
 
 mod container;
+mod detail;
+mod ensure;
 mod hierarchies;
 mod limits;
 mod stats;
 
 pub use container::{Cgroup, KillReport};
+pub use detail::{Detail, DeviceIo, HugePages, MemoryDetail};
 pub use hierarchies::{Hierarchies, Layout};
 pub use limits::{Applied, Limits, weight};
 pub use stats::{Interface, Memory, Pressure, Stall, Stats, StatsReader, interfaces};

@@ -112,7 +112,7 @@ impl Source {
     }
 
     fn number(&self) -> Result<Option<u64>> {
-        Ok(self.read()?.trim().parse().ok())
+        Ok(number_in(&self.read()?))
     }
 }
 
@@ -168,13 +168,7 @@ impl StatsReader {
     ///
     /// `ENODEV` when the cgroup was removed meanwhile.
     pub fn read(&self) -> Result<Stats> {
-        let cpu_ns = match (&self.cpu, self.layout) {
-            (Some(source), Layout::V1) => source.number()?,
-            (Some(source), Layout::V2) => {
-                field(&source.read()?, "usage_usec").map(|us| us.saturating_mul(1000))
-            }
-            (None, _) => None,
-        };
+        let cpu_ns = self.cpu_ns()?;
         let number = |source: &Option<Source>| source.as_ref().map_or(Ok(None), Source::number);
         // Not accounting pressure (psi=0) answers EOPNOTSUPP: then there is none to show.
         let pressure = |n: usize| {
@@ -188,6 +182,21 @@ impl StatsReader {
             cpu_pressure: pressure(0),
             memory_pressure: pressure(1),
             io_pressure: pressure(2),
+        })
+    }
+
+    /// Reads the CPU time alone, in nanoseconds since the cgroup was made.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when the cgroup was removed meanwhile.
+    pub fn cpu_ns(&self) -> Result<Option<u64>> {
+        Ok(match (&self.cpu, self.layout) {
+            (Some(source), Layout::V1) => source.number()?,
+            (Some(source), Layout::V2) => {
+                field(&source.read()?, "usage_usec").map(|us| us.saturating_mul(1000))
+            }
+            (None, _) => None,
         })
     }
 
@@ -237,8 +246,13 @@ fn memory(
     }
 }
 
+/// The number that a file consists of; `None` for `max`.
+pub(crate) fn number_in(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
 /// The number behind `name` in a file of `name number` lines.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(value)
 }
@@ -280,12 +294,20 @@ pub struct Interface {
     pub name: String,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
     /// Errors while receiving.
     pub rx_errors: u64,
+    /// Packets that came and were dropped.
+    pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
     /// Errors while sending.
     pub tx_errors: u64,
+    /// Packets that were to be sent and were dropped.
+    pub tx_dropped: u64,
 }
 
 /// Interfaces of the network namespace of process `pid`, but for loopback.
@@ -307,9 +329,13 @@ fn parse_interface(line: &str) -> Option<Interface> {
     Some(Interface {
         name: name.trim().to_owned(),
         rx_bytes: at(0)?,
+        rx_packets: at(1)?,
         rx_errors: at(2)?,
+        rx_dropped: at(3)?,
         tx_bytes: at(8)?,
+        tx_packets: at(9)?,
         tx_errors: at(10)?,
+        tx_dropped: at(11)?,
     })
 }
 
@@ -357,8 +383,17 @@ mod tests {
                     \x20 eth0:   100 2 3 4 5 6 7 8 900 10 11 12 13 14 15 16\n";
         let all: Vec<Interface> = text.lines().filter_map(parse_interface).collect();
         assert_eq!(all.len(), 2);
-        let eth0 =
-            Interface { name: "eth0".into(), rx_bytes: 100, rx_errors: 3, tx_bytes: 900, tx_errors: 11 };
+        let eth0 = Interface {
+            name: "eth0".into(),
+            rx_bytes: 100,
+            rx_packets: 2,
+            rx_errors: 3,
+            rx_dropped: 4,
+            tx_bytes: 900,
+            tx_packets: 10,
+            tx_errors: 11,
+            tx_dropped: 12,
+        };
         assert_eq!(all[1], eth0);
     }
 }

@@ -132,12 +132,7 @@ const FORMS: [(&str, Form); 83] = [
 ];
 
 fn form_of(path: &Path) -> Option<Form> {
-    let found = FORMS.iter().find(|(pattern, _)| match pattern.strip_prefix("@.") {
-        Some(rest) => {
-            path.is(&format!("services.*.{rest}")) || path.is(&format!("services.*.pre_start.[].{rest}"))
-        }
-        None => path.is(pattern),
-    });
+    let found = FORMS.iter().find(|(pattern, _)| path.is_form(pattern));
     found.map(|(_, form)| *form)
 }
 
@@ -391,11 +386,15 @@ fn hosts(node: &mut Node, path: &Path) -> Result<()> {
         }
         Value::Map(map) => {
             for (key, value) in map {
-                match &value.value {
-                    Value::Seq(list) => {
-                        list.iter().for_each(|i| add(&key.name, i.as_str().unwrap_or_default(), &i.span));
-                    }
-                    _ => add(&key.name, &value.scalar().unwrap_or_default(), &value.span),
+                let one = std::slice::from_ref(value);
+                let list = if matches!(value.value, Value::Seq(_)) { value.items() } else { one };
+                for item in list {
+                    let Some(address) =
+                        item.scalar().filter(|a| !a.is_empty() && !key.name.trim().is_empty())
+                    else {
+                        return Err(fault(path, item, &format!("{:?} has no address", key.name)));
+                    };
+                    add(&key.name, &address, &item.span);
                 }
             }
         }

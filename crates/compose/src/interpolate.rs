@@ -53,8 +53,7 @@ impl<'a> Interpolator<'a> {
     /// The text with every variable replaced.
     ///
     /// # Errors
-    /// A message without a place: a required variable is missing, or a dollar sign stands before what is
-    /// no name.
+    /// A message without a place: a required variable is missing, or what stands in braces is no variable.
     pub fn substitute(&mut self, text: &str) -> std::result::Result<String, String> {
         self.nested(text, 0, true)
     }
@@ -79,10 +78,11 @@ impl<'a> Interpolator<'a> {
             } else {
                 let length = name_length(after);
                 if length == 0 {
-                    return Err(invalid(text));
+                    // Before what is no name it means itself, as in `$(date)` and `$1`.
+                    out.push('$');
+                } else {
+                    out.push_str(&self.plain(&after[..length], used));
                 }
-                let name = &after[..length];
-                out.push_str(&self.plain(name, used));
                 rest = &after[length..];
             }
             self.produced += out.len().min(MAX_PRODUCED);
@@ -325,11 +325,6 @@ const CASTS: [(&str, Cast); 50] = [
 ];
 
 fn cast_of(path: &Path) -> Option<Cast> {
-    let found = CASTS.iter().find(|(pattern, _)| match pattern.strip_prefix("@.") {
-        Some(rest) => ["services.*", "services.*.pre_start.[]"]
-            .iter()
-            .any(|prefix| path.is(&format!("{prefix}.{rest}"))),
-        None => path.is(pattern),
-    });
+    let found = CASTS.iter().find(|(pattern, _)| path.is_form(pattern));
     found.map(|(_, cast)| *cast)
 }

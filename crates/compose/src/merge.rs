@@ -5,7 +5,7 @@
 //! target) the later item of the same identity takes the place of the earlier one.
 
 use crate::error::{Error, Result};
-use crate::node::{Map, Node, Path, Tag, Value};
+use crate::node::{Node, Path, Tag, Value};
 use std::collections::HashMap;
 
 /// Replaced as a whole.
@@ -248,9 +248,4 @@ pub fn extend(mut base: Node, over: Node, name: &str) -> Result<Node> {
     merged.tag = tag;
     unique(&mut merged, &path)?;
     Ok(merged)
-}
-
-/// Whether there is nothing in a mapping.
-pub fn is_empty(map: Option<&Map>) -> bool {
-    map.is_none_or(Map::is_empty)
 }

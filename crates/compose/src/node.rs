@@ -320,10 +320,28 @@ impl Path {
 
     /// Whether the path fits a pattern like `services.*.ports`, where a star is any one name.
     pub fn is(&self, pattern: &str) -> bool {
-        let mut rest = self.0.iter();
-        let fits = pattern.split('.').all(|p| rest.next().is_some_and(|name| p == "*" || p == name));
-        fits && rest.next().is_none()
+        fits(&self.0, pattern)
     }
+
+    /// The same, where a pattern like `@.ports` is meant below what describes a container: a service, or one
+    /// of its hooks that bring a container of their own.
+    pub fn is_form(&self, pattern: &str) -> bool {
+        let Some(rest) = pattern.strip_prefix("@.") else { return self.is(pattern) };
+        match self.0.as_slice() {
+            [section, _, below @ ..] if section == "services" => {
+                fits(below, rest)
+                    || matches!(below, [hooks, item, inner @ ..]
+                        if hooks == "pre_start" && item == "[]" && fits(inner, rest))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn fits(parts: &[String], pattern: &str) -> bool {
+    let mut rest = parts.iter();
+    let fits = pattern.split('.').all(|p| rest.next().is_some_and(|name| p == "*" || p == name));
+    fits && rest.next().is_none()
 }
 
 impl fmt::Display for Path {

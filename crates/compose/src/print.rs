@@ -1,6 +1,6 @@
 //! Writes models down: YAML and JSON, sorted, the same bytes for the same model.
 
-use crate::node::{Node, Value, float};
+use crate::node::{Node, Value};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -214,9 +214,4 @@ pub fn service_hash(service: &Node) -> String {
         let _ = write!(out, "{byte:02x}");
         out
     })
-}
-
-/// A number as it is printed.
-pub fn number(value: f64) -> String {
-    float(value)
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::files::{Files, parent};
 use crate::interpolate::{Interpolator, Variable};
 use crate::load::{ComposeFile, Environment, Loader, Scope};
-use crate::node::{Node, Path, Source, Span};
+use crate::node::{Node, Path, Span};
 use crate::report::{self, Finding};
 use crate::{consistency, finish, schema, yaml};
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl Project {
         let top = model.span.clone();
         model.set("name", Node::string(name.clone(), &top));
 
-        let mut findings = report::loading(&loader, &name);
+        let mut findings = report::loading(&loader);
         finish::defaults(&mut model, &name);
         let mut profiles = request.profiles.clone();
         let more = scope.environment.get("COMPOSE_PROFILES").map(String::as_str).unwrap_or_default();
@@ -249,9 +249,4 @@ pub fn normal_name(text: &str) -> String {
         .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_' || *c == '-')
         .collect();
     kept.trim_start_matches(['_', '-']).to_owned()
-}
-
-/// A model without a file, for callers that need one.
-pub fn empty_model() -> Node {
-    Node::map(&Span::new(&Source::new("", ""), 1, 1))
 }

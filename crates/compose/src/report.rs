@@ -6,6 +6,8 @@ use crate::node::{Node, Span};
 /// How much a finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
+    /// The files leave something to chance.
+    Noted,
     /// It has no effect here.
     Reported,
     /// The project cannot be run with it.
@@ -33,14 +35,14 @@ impl std::fmt::Display for Finding {
 }
 
 /// What loading found: variables without a value, and `version`.
-pub fn loading(loader: &Loader<'_>, _project: &str) -> Vec<Finding> {
+pub fn loading(loader: &Loader<'_>) -> Vec<Finding> {
     let missing = loader.missing.iter().map(|name| Finding {
-        weight: Weight::Reported,
+        weight: Weight::Noted,
         message: format!("variable {name} is not set; an empty text stands for it"),
         span: None,
     });
     let versions = loader.versions.iter().map(|span| Finding {
-        weight: Weight::Reported,
+        weight: Weight::Noted,
         message: "version means nothing any more and can be left out".into(),
         span: Some(span.clone()),
     });
@@ -61,17 +63,17 @@ const KEYS: [(&[&str], Weight, &str); 19] = [
     (&["cpu_percent"], Weight::Refused, WINDOWS),
     (&["cpu_rt_period"], Weight::Refused, "the kernel's cgroup v2 has no realtime limits"),
     (&["cpu_rt_runtime"], Weight::Refused, "the kernel's cgroup v2 has no realtime limits"),
-    (&["storage_opt"], Weight::Reported, "layers have no quota"),
-    (&["deploy", "placement"], Weight::Reported, SWARM),
-    (&["deploy", "endpoint_mode"], Weight::Reported, SWARM),
-    (&["deploy", "labels"], Weight::Reported, SWARM),
-    (&["deploy", "rollback_config"], Weight::Reported, SWARM),
-    (&["deploy", "update_config", "max_failure_ratio"], Weight::Reported, SWARM),
-    (&["deploy", "resources", "reservations", "generic_resources"], Weight::Reported, SWARM),
-    (&["mem_swappiness"], Weight::Reported, "the kernel's cgroup v2 does not have it"),
-    (&["oom_kill_disable"], Weight::Reported, "the kernel's cgroup v2 does not have it"),
-    (&["mac_address"], Weight::Reported, "say it under networks"),
-    (&["label_file"], Weight::Reported, "it was read into labels"),
+    (&["storage_opt"], Weight::Noted, "layers have no quota"),
+    (&["deploy", "placement"], Weight::Noted, SWARM),
+    (&["deploy", "endpoint_mode"], Weight::Noted, SWARM),
+    (&["deploy", "labels"], Weight::Noted, SWARM),
+    (&["deploy", "rollback_config"], Weight::Noted, SWARM),
+    (&["deploy", "update_config", "max_failure_ratio"], Weight::Noted, SWARM),
+    (&["deploy", "resources", "reservations", "generic_resources"], Weight::Noted, SWARM),
+    (&["mem_swappiness"], Weight::Noted, "the kernel's cgroup v2 does not have it"),
+    (&["oom_kill_disable"], Weight::Noted, "the kernel's cgroup v2 does not have it"),
+    (&["mac_address"], Weight::Noted, "say it under networks"),
+    (&["label_file"], Weight::Noted, "it was read into labels"),
 ];
 
 /// What a single machine cannot do with a model, each with its place.

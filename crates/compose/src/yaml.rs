@@ -29,7 +29,14 @@ pub fn parse(source: &Arc<Source>) -> Result<Vec<Node>> {
     let mut documents = Vec::new();
     for next in Parser::new_from_str(source.text()) {
         let (event, span) = next.map_err(|e| {
-            Error::at(&reader.span(e.marker()), format!("this is no valid YAML: {}", e.info().to_lowercase()))
+            let info = e.info().to_lowercase();
+            // The parser has a bound of its own for what is nested in brackets.
+            let message = if info.contains("recursion limit") {
+                too_deep()
+            } else {
+                format!("this is no valid YAML: {info}")
+            };
+            Error::at(&reader.span(e.marker()), message)
         })?;
         let span = reader.span(&span.start);
         if let Some(document) = reader.event(event, &span)? {
@@ -131,7 +138,7 @@ impl Reader<'_> {
         } else if self.spent.text > MAX_TEXT {
             format!("the file has more than {} MiB of text, counting each use of an alias", MAX_TEXT >> 20)
         } else if depth > MAX_DEPTH {
-            format!("the file is nested more than {MAX_DEPTH} levels deep")
+            too_deep()
         } else {
             if let Some(open) = self.open.last_mut() {
                 open.depth = open.depth.max(size.depth + 1);
@@ -219,6 +226,10 @@ impl Reader<'_> {
         }
         Ok(None)
     }
+}
+
+fn too_deep() -> String {
+    format!("the file is nested more than {MAX_DEPTH} levels deep")
 }
 
 /// Adds what a merge key names; what is there already wins, and so do earlier mappings of a list.

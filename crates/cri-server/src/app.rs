@@ -18,9 +18,9 @@ use gantry_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use gantry_image_store::{ImageStore, StoreConfig};
 use gantry_netns::{BuiltinConfig, CniConfig, NetworkKind, Networks, NetworksConfig};
 use gantry_pod_sandbox::handler::HandlerConfig;
-use gantry_pod_sandbox::{Engine, EngineConfig, Error, Kind, Realm, Result};
+use gantry_pod_sandbox::{ContainerPolicy, Engine, EngineConfig, Error, Kind, Realm, Result};
 use gantry_stage::Stage;
-use gantry_streaming::{Server as StreamServer, Streaming};
+use gantry_streaming::{BindError, Server as StreamServer, Streaming, TlsFiles};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,7 @@ struct Parts {
     pid_file: Option<PathBuf>,
     sockets: [PathBuf; 2],
     systemd_cgroup: bool,
+    cni_conf_template: Option<PathBuf>,
     streaming: Streaming,
     stream_server: StreamServer,
     metrics: Metrics,
@@ -142,6 +143,16 @@ impl App {
             images,
             networks,
             cri_network,
+            stats_interval: Duration::from_secs(config.stats_interval.get().into()),
+            pod_metrics: config.pod_metrics.into_iter().map(Into::into).collect(),
+            policy: ContainerPolicy {
+                cdi_spec_dirs: config.cdi_spec_dirs,
+                ulimits: config.default_ulimits,
+                create_missing_mount_sources: config.create_missing_mount_sources,
+                privileged_without_host_devices: config.privileged_without_host_devices,
+                hostnetwork_disable_selinux: config.hostnetwork_disable_selinux,
+            },
+            exec_on_disconnect: config.exec_on_disconnect.into(),
         };
         let (engine, report) = Stage::StartPods.run(Engine::open(engine)).await?;
         tracing::info!(
@@ -151,11 +162,21 @@ impl App {
             default_runtime = engine.handlers().default_name(),
             "pods taken over"
         );
-        let endpoint = Arc::new(engine.endpoint(config.exec_on_disconnect.into()));
-        let stream_config = gantry_streaming::Config::new(config.stream_address);
+        let endpoint = Arc::new(engine.endpoint());
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        let stream_config = gantry_streaming::Config {
+            tls: match (config.stream_tls_cert, config.stream_tls_key) {
+                (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+                // One alone is a contradiction that the configuration was searched for.
+                _ => None,
+            },
+            idle: seconds(config.stream_idle_timeout.get()),
+            stream_creation: seconds(config.stream_creation_timeout.get()),
+            ..gantry_streaming::Config::new(config.stream_address)
+        };
         let (streaming, stream_server) = Streaming::bind(stream_config, endpoint)
             .await
-            .map_err(|e| Error::new(Kind::Internal, format!("{e}; choose another --stream-address")))?;
+            .map_err(|e| Error::new(Kind::Internal, cannot_stream(&e)))?;
         let metrics_server = match &config.metrics_address {
             Some(address) => {
                 Some(MetricsServer::start(address, metrics.clone(), Some(engine.clone())).await?)
@@ -170,6 +191,7 @@ impl App {
             pid_file,
             sockets,
             systemd_cgroup,
+            cni_conf_template: config.cni_conf_template,
             streaming,
             stream_server,
             metrics,
@@ -203,6 +225,8 @@ impl App {
         stop.await;
         tracing::info!("stopping; pods go on running");
         tell.send_replace(true);
+        // Their clients never end these by themselves.
+        parts.engine.end_events();
         let drained = async {
             for server in [cri, local] {
                 match server.await {
@@ -263,6 +287,7 @@ impl Parts {
             streaming: self.streaming.clone(),
             realm,
             systemd_cgroup: self.systemd_cgroup,
+            cni_conf_template: self.cni_conf_template.clone(),
         };
         RuntimeServiceServer::new(runtime)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -270,7 +295,7 @@ impl Parts {
     }
 
     fn image_service(&self, realm: Realm) -> ImageServiceServer<Images> {
-        let images = Images { store: self.engine.images().clone(), realm };
+        let images = Images { store: self.engine.images().clone(), engine: self.engine.clone(), realm };
         ImageServiceServer::new(images)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
@@ -282,6 +307,14 @@ fn raise_open_files() {
     match gantry_sys::limits::raise_open_files() {
         Ok((soft, _)) => tracing::debug!(limit = ?soft, "open files are limited"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
+/// What to do about a streaming server that cannot be made.
+fn cannot_stream(error: &BindError) -> String {
+    match error {
+        BindError::Tls(_) => format!("{error}; see --stream-tls-cert and --stream-tls-key"),
+        _ => format!("{error}; choose another --stream-address"),
     }
 }
 

@@ -1,18 +1,20 @@
 //! ImageService: images by name, as one realm sees them.
 
 use crate::code::image_status;
-use crate::pending::pending;
+use crate::streams::Items;
 use gantry_cri_api::v1;
 use gantry_cri_api::v1::image_service_server::ImageService;
 use gantry_image_store::{Credentials, Image, ImageStore, ProgressSender, Realm};
+use gantry_pod_sandbox::Engine;
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use tonic::{Request, Response, Status};
 
 /// ImageService for one realm.
 #[derive(Debug, Clone)]
 pub(crate) struct Images {
     pub(crate) store: ImageStore,
+    /// For the space of writable layers.
+    pub(crate) engine: Engine,
     pub(crate) realm: Realm,
 }
 
@@ -76,27 +78,48 @@ impl ImageService for Images {
     ) -> Answer<v1::ImageFsInfoResponse> {
         let usage = self.store.usage();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let filesystem = v1::FilesystemUsage {
+        let filesystem = |mountpoint: String, bytes, inodes| v1::FilesystemUsage {
             timestamp: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint: usage.mountpoint.display().to_string() }),
-            used_bytes: Some(v1::UInt64Value { value: usage.bytes }),
-            inodes_used: Some(v1::UInt64Value { value: usage.inodes }),
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint }),
+            used_bytes: Some(v1::UInt64Value { value: bytes }),
+            inodes_used: Some(v1::UInt64Value { value: inodes }),
         };
+        let images = filesystem(usage.mountpoint.display().to_string(), usage.bytes, usage.inodes);
+        // The kubelet takes two names for two filesystems: where both are on one, both have one name.
+        let (bytes, inodes) = self.engine.layers_usage();
+        let layers = filesystem(self.engine.layers_mountpoint().to_owned(), bytes, inodes);
         Ok(Response::new(v1::ImageFsInfoResponse {
-            image_filesystems: vec![filesystem.clone()],
-            container_filesystems: vec![filesystem],
+            image_filesystems: vec![images],
+            container_filesystems: vec![layers],
         }))
     }
 
-    type StreamImagesStream =
-        Pin<Box<dyn futures::Stream<Item = Result<v1::StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = Items<v1::StreamImagesResponse>;
 
     async fn stream_images(
         &self,
-        _request: Request<v1::StreamImagesRequest>,
+        request: Request<v1::StreamImagesRequest>,
     ) -> Answer<Self::StreamImagesStream> {
-        pending("StreamImages")
+        let filter = request.into_inner().filter.and_then(|f| f.image).map(|spec| spec.image);
+        if let Some(name) = filter.filter(|name| !name.is_empty()) {
+            let found = self.store.get(self.realm, &name).map(|image| Ok(part(vec![image])));
+            return Ok(Response::new(Box::pin(futures::stream::iter(found))));
+        }
+        let (store, realm) = (self.store.clone(), self.realm);
+        let parts = futures::stream::unfold(String::new(), move |after| {
+            let images = store.list_after(realm, &after, MAX_PART);
+            let last = images.last().map(|image| image.id.to_string());
+            futures::future::ready(last.map(|last| (Ok(part(images)), last)))
+        });
+        Ok(Response::new(Box::pin(parts)))
     }
+}
+
+/// Most images of one part of a streamed list.
+const MAX_PART: usize = 128;
+
+fn part(images: Vec<Image>) -> v1::StreamImagesResponse {
+    v1::StreamImagesResponse { images: images.into_iter().map(to_cri).collect() }
 }
 
 fn name(spec: Option<&v1::ImageSpec>, rpc: &'static str) -> Result<String, Status> {

@@ -14,10 +14,10 @@ mod listen;
 mod local_service;
 pub mod logging;
 mod metrics;
-mod pending;
 mod programs;
 mod run_dir;
 mod runtime_service;
+mod streams;
 
 pub use app::App;
 pub use config::{Config, ConfigError};

@@ -1,13 +1,14 @@
 //! RuntimeService: unpack the request, ask the engine, pack the answer.
 
 use crate::code::{prepare_status, status};
-use crate::pending::pending;
+use crate::streams::{Items, pages};
+use futures::StreamExt as _;
 use gantry_cri_api::v1;
 use gantry_cri_api::v1::runtime_service_server::RuntimeService;
 use gantry_pod_sandbox::{Engine, Realm};
 use gantry_streaming::Streaming;
 use std::collections::BTreeMap;
-use std::pin::Pin;
+use std::path::PathBuf;
 use tonic::{Request, Response, Status};
 
 /// Version of the CRI that is spoken (the kubelet's version handshake).
@@ -23,10 +24,11 @@ pub(crate) struct Runtime {
     pub(crate) streaming: Streaming,
     pub(crate) realm: Realm,
     pub(crate) systemd_cgroup: bool,
+    /// What the node's CNI configuration is made from.
+    pub(crate) cni_conf_template: Option<PathBuf>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Items<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
@@ -309,37 +311,53 @@ impl RuntimeService for Runtime {
 
     async fn update_runtime_config(
         &self,
-        _request: Request<v1::UpdateRuntimeConfigRequest>,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Answer<v1::UpdateRuntimeConfigResponse> {
-        pending("UpdateRuntimeConfig")
+        let network = request.into_inner().runtime_config.and_then(|c| c.network_config);
+        let pod_cidr = network.map(|n| n.pod_cidr).unwrap_or_default();
+        if !pod_cidr.is_empty() {
+            let updated = self.engine.set_pod_cidr(self.cni_conf_template.clone(), &pod_cidr).await;
+            updated.map_err(|e| status("UpdateRuntimeConfig", &e))?;
+        }
+        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
     async fn checkpoint_container(
         &self,
-        _request: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
-        pending("CheckpointContainer")
+        let r = request.into_inner();
+        let done =
+            self.engine.checkpoint_container(self.realm, &r.container_id, &r.location, r.timeout).await;
+        done.map_err(|e| status("CheckpointContainer", &e))?;
+        Ok(Response::new(v1::CheckpointContainerResponse {}))
     }
 
     async fn list_metric_descriptors(
         &self,
         _request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        pending("ListMetricDescriptors")
+        let descriptors = self.engine.metric_descriptors();
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        pending("ListPodSandboxMetrics")
+        let metrics = self.engine.pod_metrics(self.realm).await;
+        let pod_metrics = metrics.map_err(|e| status("ListPodSandboxMetrics", &e))?;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        pending("UpdatePodSandboxResources")
+        let r = request.into_inner();
+        let updated = self.engine.update_pod(self.realm, &r.pod_sandbox_id, r.overhead, r.resources).await;
+        updated.map_err(|e| status("UpdatePodSandboxResources", &e))?;
+        Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
     }
 
     type GetContainerEventsStream = Items<v1::ContainerEventResponse>;
@@ -348,43 +366,70 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        pending("GetContainerEvents")
+        let events = self.engine.events(self.realm).map(Ok);
+        Ok(Response::new(Box::pin(events)))
     }
 
     type StreamPodSandboxesStream = Items<v1::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(
         &self,
-        _request: Request<v1::StreamPodSandboxesRequest>,
+        request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        pending("StreamPodSandboxes")
+        let (engine, realm, filter) = (self.engine.clone(), self.realm, request.into_inner().filter);
+        let next = move |mut cursor| {
+            let items = engine.next_pods(realm, filter.as_ref(), &mut cursor);
+            futures::future::ready(items.map(|items| (items, cursor)))
+        };
+        let wrap = |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes };
+        Ok(Response::new(pages("StreamPodSandboxes", next, wrap)))
     }
 
     type StreamContainersStream = Items<v1::StreamContainersResponse>;
 
     async fn stream_containers(
         &self,
-        _request: Request<v1::StreamContainersRequest>,
+        request: Request<v1::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        pending("StreamContainers")
+        let (engine, realm, filter) = (self.engine.clone(), self.realm, request.into_inner().filter);
+        let next = move |mut cursor| {
+            let items = engine.next_containers(realm, filter.as_ref(), &mut cursor);
+            futures::future::ready(items.map(|items| (items, cursor)))
+        };
+        let wrap = |containers| v1::StreamContainersResponse { containers };
+        Ok(Response::new(pages("StreamContainers", next, wrap)))
     }
 
     type StreamContainerStatsStream = Items<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _request: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        pending("StreamContainerStats")
+        let (engine, realm) = (self.engine.clone(), self.realm);
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let next = move |cursor| {
+            let (engine, filter) = (engine.clone(), filter.clone());
+            async move { engine.next_container_stats(realm, filter, cursor).await }
+        };
+        let wrap = |container_stats| v1::StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(pages("StreamContainerStats", next, wrap)))
     }
 
     type StreamPodSandboxStatsStream = Items<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        pending("StreamPodSandboxStats")
+        let (engine, realm) = (self.engine.clone(), self.realm);
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let next = move |cursor| {
+            let (engine, filter) = (engine.clone(), filter.clone());
+            async move { engine.next_pod_stats(realm, filter, cursor).await }
+        };
+        let wrap = |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(pages("StreamPodSandboxStats", next, wrap)))
     }
 
     type StreamPodSandboxMetricsStream = Items<v1::StreamPodSandboxMetricsResponse>;
@@ -393,7 +438,13 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        pending("StreamPodSandboxMetrics")
+        let (engine, realm) = (self.engine.clone(), self.realm);
+        let next = move |cursor| {
+            let engine = engine.clone();
+            async move { engine.next_pod_metrics(realm, cursor).await }
+        };
+        let wrap = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(pages("StreamPodSandboxMetrics", next, wrap)))
     }
 }
 
@@ -408,6 +459,7 @@ impl Runtime {
             "defaultHandler": handlers.default_name(),
             "handlers": each.collect::<Vec<_>>(),
             "pods": self.engine.pod_count(),
+            "podCIDR": self.engine.pod_cidr(),
         });
         BTreeMap::from([("config".to_owned(), config.to_string())])
     }

@@ -107,18 +107,49 @@ pub(crate) enum Command {
         #[arg(short, long)]
         timestamps: bool,
     },
-    /// Run a command in a container and print what it wrote.
-    Exec {
+    /// Run a command in a container.
+    Exec(Box<ExecArgs>),
+    /// Join the input and output of a container; Ctrl-P Ctrl-Q leaves it running.
+    Attach {
         #[command(flatten)]
         realm: InRealm,
-        /// Kill the command after this many seconds.
-        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-        timeout: i64,
+        #[command(flatten)]
+        trust: TrustArgs,
+        /// Only look on.
+        #[arg(long)]
+        no_stdin: bool,
         /// Container id, unique prefix or name.
         container: String,
-        /// Command and arguments.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<String>,
+    },
+    /// Make ports of a pod reachable on this machine, until interrupted.
+    PortForward {
+        #[command(flatten)]
+        realm: InRealm,
+        #[command(flatten)]
+        trust: TrustArgs,
+        /// Address of this machine to listen on.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+        address: String,
+        /// Pod id, unique prefix or name.
+        pod: String,
+        /// [LOCAL:]REMOTE; a port is chosen where LOCAL is empty.
+        #[arg(required = true)]
+        ports: Vec<String>,
+    },
+    /// Copy files between this machine and a container, which must have tar.
+    ///
+    /// One of the two is CONTAINER:PATH, the other a path of this machine, or - for a tar archive on standard
+    /// input or output. A directory is copied with all that is in it, into a directory that is there, or under a
+    /// new name. Owners are not kept; a link that would lead out of the destination is left out.
+    Cp {
+        #[command(flatten)]
+        realm: InRealm,
+        #[command(flatten)]
+        trust: TrustArgs,
+        /// What to copy.
+        from: String,
+        /// Where to.
+        to: String,
     },
     /// Stop containers or pods.
     Stop {
@@ -199,6 +230,36 @@ pub(crate) struct InRealm {
     pub(crate) realm: Option<Realm>,
 }
 
+/// Whom to trust where the daemon serves exec, attach and port-forward with TLS.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrustArgs {
+    /// Certificate (PEM) that signs the daemon's own, if it serves streams with TLS.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) realm: InRealm,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    /// Send standard input.
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal; Ctrl-P Ctrl-Q leaves it.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Kill the command after this many seconds; its output is printed at the end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, conflicts_with_all = ["interactive", "tty"])]
+    pub(crate) timeout: i64,
+    /// Container id, unique prefix or name.
+    pub(crate) container: String,
+    /// Command and arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Name of the container, and of its pod if that is new.
@@ -246,6 +307,12 @@ pub(crate) struct RunArgs {
     /// When to pull the image.
     #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing")]
     pub(crate) pull: String,
+    /// Keep standard input open, for gantry attach.
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal, for gantry attach.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
     /// Print the log until the end, and exit with the container's status.
     #[arg(long)]
     pub(crate) wait: bool,

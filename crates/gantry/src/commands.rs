@@ -1,8 +1,10 @@
 //! One file per subcommand.
 
+mod attach;
 mod completions;
 pub(crate) mod compose;
 mod config;
+mod cp;
 mod doctor;
 mod exec;
 mod images;
@@ -11,6 +13,7 @@ mod info;
 mod inspect;
 mod logs;
 mod pods;
+mod port_forward;
 mod ps;
 mod pull;
 mod rm;
@@ -66,8 +69,15 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
                 let how = logs::How { follow, tail, timestamps };
                 logs::run(client, &container, realm.realm, how).await
             }
-            Command::Exec { realm, timeout, container, command } => {
-                exec::run(client, &container, realm.realm, command, timeout).await
+            Command::Exec(args) => exec::run(client, *args).await,
+            Command::Attach { realm, trust, no_stdin, container } => {
+                attach::run(client, &container, realm.realm, no_stdin, &trust.into()).await
+            }
+            Command::PortForward { realm, trust, address, pod, ports } => {
+                port_forward::run(client, &pod, realm.realm, &address, &ports, trust.into()).await
+            }
+            Command::Cp { realm, trust, from, to } => {
+                cp::run(client, &from, &to, realm.realm, trust.into()).await
             }
             Command::Stop { realm, timeout, objects } => {
                 stop::run(client, &objects, realm.realm, timeout).await

@@ -12,6 +12,7 @@ mod find;
 mod flags;
 mod output;
 mod parse;
+mod stream;
 
 use clap::Parser as _;
 use std::process::ExitCode;

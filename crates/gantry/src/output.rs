@@ -29,6 +29,14 @@ pub(crate) fn write(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Why standard output or standard error cannot be written to.
+pub(crate) fn cannot_write(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => NoReader.into(),
+        _ => anyhow::Error::from(error).context("write output"),
+    }
+}
+
 /// Writes a line to standard output.
 pub(crate) fn line(text: &str) -> Result<()> {
     write(format!("{text}\n").as_bytes())

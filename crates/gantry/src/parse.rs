@@ -26,6 +26,18 @@ pub(crate) fn port(text: &str) -> Result<v1::PortMapping> {
     })
 }
 
+/// `[LOCAL:]REMOTE`; a local port of 0, or an empty one, is any that is free.
+pub(crate) fn forward(text: &str) -> Result<(u16, u16)> {
+    let wrong = || format!("port {text:?}: write [LOCAL:]REMOTE");
+    let (local, remote) = text.split_once(':').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u16>().ok().with_context(wrong);
+    let local = if local.is_empty() { 0 } else { number(local)? };
+    match number(remote)? {
+        0 => bail!(wrong()),
+        remote => Ok((local, remote)),
+    }
+}
+
 /// `SOURCE:TARGET[:ro]`.
 pub(crate) fn volume(text: &str) -> Result<v1::Mount> {
     let parts: Vec<&str> = text.split(':').collect();
@@ -87,6 +99,17 @@ pub(crate) fn bytes(text: &str) -> Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forwarded_ports() {
+        for (text, ports) in [("80", (80, 80)), ("8080:80", (8080, 80)), (":80", (0, 80)), ("0:80", (0, 80))]
+        {
+            assert_eq!(forward(text).unwrap(), ports, "{text}");
+        }
+        for wrong in ["", "x", "80:", "80:0", "0", "70000", "1:2:3"] {
+            assert!(forward(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn ports() {

@@ -90,13 +90,14 @@ impl std::fmt::Debug for Owners<'_> {
     }
 }
 
-/// Mounts the snapshot, with owners mapped if `owners` are given; a target that has an overlay on
+/// Mounts the snapshot, with owners mapped if `owners` are given and every file labelled `context`; a target that has an overlay on
 /// it stays as it is.
 pub(crate) fn mount(
     publisher: &Publisher,
     container_id: &str,
     target: &Path,
     owners: Option<&Owners<'_>>,
+    context: Option<&str>,
 ) -> Result<()> {
     let lease = match publisher.shared.lock().snapshots.get(container_id) {
         Some(Holder::Leased(lease)) => lease.clone(),
@@ -118,6 +119,7 @@ pub(crate) fn mount(
         lower: names.collect(),
         upper: own.join("upper"),
         work: own.join("work"),
+        context: context.map(str::to_owned),
     };
     let Some(owners) = owners else { return overlay::mount(&overlay, target).map_err(failed) };
     map_root(&overlay.upper, owners)?;

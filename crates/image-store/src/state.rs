@@ -6,6 +6,7 @@ use crate::disk::records::{Layer, Lease, Ref};
 use crate::names::reference::Reference;
 use crate::{Image, ImageConfig, ImageId, Realm};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Fewest hex digits that may stand for an image id.
@@ -179,6 +180,15 @@ impl State {
             by_image.entry(&name.image).or_default().push(name);
         }
         by_image.into_iter().filter_map(|(id, names)| self.describe(id, names.into_iter())).collect()
+    }
+
+    /// At most `max` images of a realm with ids behind `after`, sorted by id.
+    pub(crate) fn images_after(&self, realm: Realm, after: &str, max: usize) -> Vec<Image> {
+        // Every image of a realm is named by its id among others.
+        let behind = (Bound::Excluded((realm, after.to_owned())), Bound::Unbounded);
+        let names = self.refs.range(behind).take_while(|((r, _), _)| *r == realm);
+        let ids = names.filter(|((_, name), entry)| name == entry.image.as_str()).map(|(_, e)| &e.image);
+        ids.filter_map(|id| self.image(realm, id)).take(max).collect()
     }
 
     fn describe<'a>(&self, id: &Digest, names: impl Iterator<Item = &'a Ref>) -> Option<Image> {

@@ -304,6 +304,20 @@ impl ImageStore {
         Usage { bytes: sum(|l| l.bytes), inodes: sum(|l| l.inodes), mountpoint: self.inner.disk.images() }
     }
 
+    /// At most `max` images of a realm with ids behind `after`, sorted by id: a list of any length in parts.
+    pub fn list_after(&self, realm: Realm, after: &str, max: usize) -> Vec<Image> {
+        self.inner.shared.lock().images_after(realm, after, max)
+    }
+
+    /// A directory on the filesystem that holds the writable layers: that of [`ImageStore::usage`], where
+    /// both are on one.
+    pub fn layers_mountpoint(&self) -> PathBuf {
+        use std::os::unix::fs::MetadataExt as _;
+        let (images, containers) = (self.inner.disk.images(), self.inner.disk.containers());
+        let device = |path: &PathBuf| std::fs::metadata(path).ok().map(|m| m.dev());
+        if device(&images) == device(&containers) { images } else { containers }
+    }
+
     /// Makes the writable snapshot of a container and leases the image's layers for it, also over
     /// restarts, until [`ImageStore::remove_snapshot`]. The same call again gives the same snapshot.
     ///
@@ -329,7 +343,7 @@ impl ImageStore {
     /// [`Error::NotFound`] without a snapshot, [`Error::Corrupt`] when its lease cannot be read,
     /// [`Error::Io`] when the kernel refuses.
     pub fn mount(&self, container_id: &str, target: &Path) -> Result<()> {
-        snapshot::mount(&self.inner.publisher, container_id, target, None)
+        self.mount_as(container_id, target, None, None)
     }
 
     /// As [`ImageStore::mount`], with the owners of the image's files mapped as `owners` says; what the
@@ -339,7 +353,23 @@ impl ImageStore {
     ///
     /// Those of `mount`; `EINVAL` on a filesystem that cannot map owners.
     pub fn mount_mapped(&self, container_id: &str, target: &Path, owners: &Owners<'_>) -> Result<()> {
-        snapshot::mount(&self.inner.publisher, container_id, target, Some(owners))
+        self.mount_as(container_id, target, Some(owners), None)
+    }
+
+    /// As [`ImageStore::mount`], with mapped `owners` (as [`ImageStore::mount_mapped`]) and with the SELinux
+    /// label `context` on every file, each if given. A kernel without SELinux refuses a label.
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub fn mount_as(
+        &self,
+        container_id: &str,
+        target: &Path,
+        owners: Option<&Owners<'_>>,
+        context: Option<&str>,
+    ) -> Result<()> {
+        snapshot::mount(&self.inner.publisher, container_id, target, owners, context)
     }
 
     /// Detaches whatever is mounted on `target`; succeeds when nothing is.

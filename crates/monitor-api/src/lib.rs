@@ -12,13 +12,14 @@ mod record;
 
 pub use client::{Client, ClientError, Incoming, decode, encode};
 pub use message::{
-    AttachRequest, ContainerState, EVENT, Envelope, ErrorKind, Event, ExecRequest, Failure, Hello, IdMap,
-    Namespaces, Process, Reply, Request, Setup, StartRequest, Started, UserNamespace,
+    AttachRequest, ContainerState, EVENT, Envelope, ErrorKind, Event, ExecEnd, ExecRequest, Failure, Hello,
+    IdMap, MAX_SESSIONS, Namespaces, Process, Reply, Request, Session, Setup, StartRequest, Started,
+    UserNamespace,
 };
 pub use record::{EXIT_FILE, ExitRecord, RecordError};
 
 /// Version of the protocol and of the records; the first thing either side checks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest message in bytes, either way.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 /// Message number of an event: nobody asked for it.
 pub const EVENT: u64 = 0;
 
+/// Most sessions in one [`Reply::Sessions`].
+pub const MAX_SESSIONS: usize = 100;
+
 /// A numbered message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope<T> {
@@ -118,6 +121,12 @@ pub enum Request {
         /// Id given in [`ExecRequest`].
         exec_id: String,
     },
+    /// Lists sessions in the order of their ids. Answer: [`Reply::Sessions`], at most [`MAX_SESSIONS`]; ask again
+    /// with the last id for those behind.
+    Sessions {
+        /// Only sessions with a greater id; empty for all.
+        after: String,
+    },
     /// Copies what a running container writes to further descriptors, and hands out its standard input.
     /// Carries a message socket and then a pipe for each stream that is asked for, standard output first.
     /// Over the socket comes one message, before the answer: with the writing side of the container's
@@ -215,6 +224,8 @@ pub enum Reply {
     Hello(Hello),
     /// To [`Request::Start`] and [`Request::Exec`].
     Started(Started),
+    /// To [`Request::Sessions`].
+    Sessions(Vec<Session>),
     /// The request was carried out.
     Done,
     /// It was not.
@@ -247,6 +258,32 @@ pub struct ContainerState {
     pub process: Process,
     /// How it ended, if it has.
     pub exit: Option<ExitRecord>,
+}
+
+/// A session as the monitor knows it: a running one, or one of the last that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Id given in [`ExecRequest`].
+    pub exec_id: String,
+    /// Id of the container.
+    pub container_id: String,
+    /// The connection that asked for it is still there; otherwise nobody has its streams.
+    pub attended: bool,
+    /// How it ended, if it has.
+    pub end: Option<ExecEnd>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecEnd {
+    /// Id given in [`ExecRequest`].
+    pub exec_id: String,
+    /// Id of the container.
+    pub container_id: String,
+    /// Exit status, or 128 plus the signal's number.
+    pub exit_code: i32,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
 }
 
 /// A process has been started.
@@ -302,12 +339,7 @@ pub enum Event {
     /// A container's init process ended; its record is on disk and its output in the log.
     ContainerExited(ExitRecord),
     /// A further process ended.
-    ExecExited {
-        /// Id given in [`ExecRequest`].
-        exec_id: String,
-        /// Exit status, or 128 plus the signal's number.
-        exit_code: i32,
-    },
+    ExecExited(ExecEnd),
     /// The pause child died: the pod's namespaces are gone.
     PauseExited,
     /// Output was lost because the log could not be written (a full disk).

@@ -5,6 +5,7 @@ use crate::waiter::Answer;
 use gantry_monitor_api::{ExitRecord, Process, VERSION};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A container that was started and not forgotten.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Container {
     pub(crate) process: Process,
     pub(crate) bundle: PathBuf,
     pub(crate) started_at: i64,
+    /// The same moment by a clock that nobody sets.
+    pub(crate) begun: Instant,
     pub(crate) oom: OomCounter,
     /// Our end of its standard input, if it has one.
     pub(crate) stdin: Option<OwnedFd>,
@@ -48,6 +51,12 @@ fn oom_kills(file: &Path) -> u64 {
     text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
+/// When a container ended that ran for `ran`: what the clock says now, unless it was set back meanwhile; a
+/// container has never run for less time than it has.
+fn finished_at(started_at: i64, now: i64, ran: Duration) -> i64 {
+    now.max(started_at.saturating_add(i64::try_from(ran.as_nanos()).unwrap_or(i64::MAX)))
+}
+
 /// How a container ended: on disk before anybody is told.
 pub(crate) fn record_end(id: &str, container: &mut Container, end: End) {
     let end = container.answer.take().map_or(end, Answer::end);
@@ -59,7 +68,7 @@ pub(crate) fn record_end(id: &str, container: &mut Container, end: End) {
         // The kernel kills with SIGKILL; a process that ended otherwise was not its victim.
         oom_killed: end.signal == Some(9) && container.oom.has_grown(),
         started_at: container.started_at,
-        finished_at: crate::runtime_call::now().max(container.started_at),
+        finished_at: finished_at(container.started_at, crate::runtime_call::now(), container.begun.elapsed()),
     };
     if let Err(error) = record.write(&container.bundle) {
         // It stays in memory, is told all the same, and is written as soon as there is room; only a daemon
@@ -80,6 +89,14 @@ pub(crate) fn write_again(container: &mut Container) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_after_its_start_whatever_becomes_of_the_clock() {
+        let ran = Duration::from_secs(5);
+        assert_eq!(finished_at(1_000, 9_000_000_000, ran), 9_000_000_000, "set forward, or not at all");
+        assert_eq!(finished_at(8_000_000_000, 1_000, ran), 13_000_000_000, "set back");
+        assert_eq!(finished_at(i64::MAX, 0, ran), i64::MAX);
+    }
 
     #[test]
     fn oom_kills_are_counted_on_both_versions() {

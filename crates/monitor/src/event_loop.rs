@@ -6,6 +6,7 @@ use crate::kill_tree::kill_tree;
 use crate::log::{LogThread, Report};
 use crate::reaper::{self, End, Strays};
 use crate::requests::Pending;
+use crate::sessions::Sessions;
 use gantry_monitor_api::{
     ContainerState, ErrorKind, Event, Failure, Hello, Process, Reply, SOCKET, Setup, Started, VERSION,
 };
@@ -67,8 +68,7 @@ pub(crate) struct EventLoop {
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
     pub(crate) containers: BTreeMap<String, Container>,
-    /// Running exec sessions: pid by id.
-    pub(crate) execs: BTreeMap<String, i32>,
+    pub(crate) sessions: Sessions,
     /// Runs of the OCI runtime, by the runtime's pid.
     pub(crate) pending: BTreeMap<i32, Pending>,
     strays: Strays,
@@ -111,7 +111,7 @@ impl EventLoop {
             connections: BTreeMap::new(),
             next_token: FIRST_CONNECTION,
             containers: BTreeMap::new(),
-            execs: BTreeMap::new(),
+            sessions: Sessions::default(),
             pending: BTreeMap::new(),
             strays: Strays::default(),
             draining: BTreeMap::new(),
@@ -144,6 +144,10 @@ impl EventLoop {
         if let Some(token) = self.watch_connection(connection) {
             self.say(token, id, first);
         }
+    }
+
+    pub(crate) fn list_sessions(&self, after: &str) -> Reply {
+        Reply::Sessions(self.sessions.list(after, |token| self.connections.contains_key(&token)))
     }
 
     fn watch_connection(&mut self, connection: Connection) -> Option<u64> {
@@ -330,7 +334,7 @@ impl EventLoop {
     pub(crate) fn knows(&self, pid: i32) -> bool {
         self.pause.is_some_and(|p| p.pid == pid)
             || self.pending.contains_key(&pid)
-            || self.execs.values().any(|p| *p == pid)
+            || self.sessions.pids().any(|p| p == pid)
             || self.containers.values().any(|c| c.process.pid == pid && c.exit.is_none())
     }
 
@@ -341,10 +345,8 @@ impl EventLoop {
 
     /// Takes note of the end of a container's or session's process; `false` for an unknown one.
     pub(crate) fn child_ended(&mut self, pid: i32, end: End) -> bool {
-        let exec = self.execs.iter().find(|(_, p)| **p == pid).map(|(id, _)| id.clone());
-        if let Some(exec_id) = exec {
-            self.execs.remove(&exec_id);
-            self.tell(&Event::ExecExited { exec_id, exit_code: end.code }, None);
+        if let Some(ended) = self.sessions.end(pid, end.code) {
+            self.tell(&Event::ExecExited(ended), None);
             return true;
         }
         let found = self.containers.iter_mut().find(|(_, c)| c.process.pid == pid && c.exit.is_none());
@@ -401,7 +403,7 @@ impl EventLoop {
     pub(crate) fn begin_shutdown(&mut self, token: u64, id: u64) {
         self.shutdown = Some((token, id, Instant::now() + SHUTDOWN_LIMIT));
         let containers = self.containers.values().filter(|c| c.exit.is_none()).map(|c| c.process.pid);
-        for pid in containers.chain(self.execs.values().copied()).chain(self.pause.map(|p| p.pid)) {
+        for pid in containers.chain(self.sessions.pids()).chain(self.pause.map(|p| p.pid)) {
             kill(pid);
         }
         // Nobody waits for what they would start.

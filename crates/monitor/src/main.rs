@@ -16,6 +16,7 @@ mod pause;
 mod reaper;
 mod requests;
 mod runtime_call;
+mod sessions;
 mod setup;
 mod spawn;
 mod waiter;

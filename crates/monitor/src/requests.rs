@@ -55,6 +55,7 @@ enum Purpose {
     },
     Exec {
         exec_id: String,
+        container_id: String,
         killed: bool,
     },
 }
@@ -115,6 +116,10 @@ impl EventLoop {
             Request::KillExec { exec_id } => {
                 self.kill_exec(&exec_id);
                 self.say(token, id, Reply::Done);
+            }
+            Request::Sessions { after } => {
+                let sessions = self.list_sessions(&after);
+                self.say(token, id, sessions);
             }
             Request::Attach(request) => {
                 let answer = match self.attach(&request, fds) {
@@ -239,7 +244,7 @@ impl EventLoop {
         }
         let same =
             |p: &Pending| matches!(&p.purpose, Purpose::Exec { exec_id, .. } if *exec_id == request.exec_id);
-        if self.execs.contains_key(&request.exec_id) || self.pending.values().any(same) {
+        if self.sessions.has(&request.exec_id) || self.pending.values().any(same) {
             return Err((ErrorKind::AlreadyExists, format!("session {} exists already", request.exec_id)));
         }
         let plain =
@@ -262,17 +267,18 @@ impl EventLoop {
         let log = request.runtime_log.clone();
         let call = RuntimeCall::start(&request.runtime, &args, &streams, pid_file, log, limit)
             .map_err(|why| (ErrorKind::Runtime, why))?;
-        let purpose = Purpose::Exec { exec_id: request.exec_id, killed: false };
+        let purpose =
+            Purpose::Exec { exec_id: request.exec_id, container_id: request.container_id, killed: false };
         self.pending.insert(call.pid, Pending { call, ended: None, asker: Some((token, id)), purpose });
         Ok(())
     }
 
     fn kill_exec(&mut self, wanted: &str) {
-        if let Some(pid) = self.execs.get(wanted) {
-            kill_tree(*pid);
+        if let Some(pid) = self.sessions.pid(wanted) {
+            kill_tree(pid);
         }
         for pending in self.pending.values_mut() {
-            if let Purpose::Exec { exec_id, killed } = &mut pending.purpose {
+            if let Purpose::Exec { exec_id, killed, .. } = &mut pending.purpose {
                 // Its process is killed as soon as the runtime tells its pid.
                 *killed |= exec_id == wanted;
             }
@@ -360,6 +366,7 @@ impl EventLoop {
                     process,
                     bundle,
                     started_at: call.started_at,
+                    begun: call.begun,
                     oom,
                     stdin,
                     terminal,
@@ -381,8 +388,8 @@ impl EventLoop {
                     None => {}
                 }
             }
-            Purpose::Exec { exec_id, killed } => {
-                self.execs.insert(exec_id, pid);
+            Purpose::Exec { exec_id, container_id, killed } => {
+                self.sessions.add(exec_id, pid, container_id, token);
                 self.say(token, id, Reply::Started(started));
                 match ended {
                     Some(end) => {

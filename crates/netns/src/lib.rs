@@ -20,7 +20,7 @@ mod record;
 mod sysctl;
 mod turns;
 
-pub use cni::CniConfig;
+pub use cni::{CniConfig, PodCidr};
 pub use error::{Error, ErrorKind, Result};
 pub use ipam::Subnet;
 pub use model::{

@@ -1,6 +1,6 @@
 //! All networks of a daemon behind one entrance: which backend makes an attachment, which one unmakes it.
 
-use crate::cni::{Cni, CniConfig};
+use crate::cni::{Cni, CniConfig, PodCidr};
 use crate::model::{AttachRequest, Attachment, Check, NetworkKind, Quarantined, RecoverReport};
 use crate::network::{BuiltinConfig, BuiltinNetwork, check_id};
 use crate::{Error, Result, pin};
@@ -116,6 +116,18 @@ impl Networks {
             NetworkKind::Builtin => None,
             NetworkKind::Cni => self.inner.cni.problem(),
         }
+    }
+
+    /// Takes the ranges of addresses that the cluster gave this node, `10.1.0.0/24` or several separated by
+    /// commas, and fills in `template` with them: the result is the CNI configuration `10-gantry.conflist`.
+    /// One that somebody else put there stays in effect, and nothing is written beside it. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// What is no range; a template that is not understood or makes no valid configuration; what the disk
+    /// refuses. The old configuration stays then.
+    pub fn set_pod_cidr(&self, template: Option<&Path>, text: &str) -> Result<PodCidr> {
+        self.inner.cni.set_pod_cidr(template, text)
     }
 
     /// Asks the plugins whether a pod's attachment is whole (CNI CHECK); the built-in network has nothing

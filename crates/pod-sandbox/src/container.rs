@@ -1,23 +1,29 @@
 //! A container in memory, and the operations on it.
 
 mod bundle;
+mod checkpoint;
 mod create;
+mod images;
 mod log;
 mod mapped;
 mod paths;
+mod relabel;
 mod remove;
 mod start;
 mod stop;
 mod update;
 
 use crate::Result;
+use crate::events;
 use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::pod::Pod;
 use crate::record::{self, ContainerRecord, ContainerState, write_json};
+use crate::sampler::Layer;
 use crate::stats::Usage;
 use gantry_monitor_api::{ExitRecord, Process};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -34,6 +40,9 @@ pub(crate) struct Container {
     /// One of start, stop, remove at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
     pub(crate) usage: Usage,
+    pub(crate) layer: Layer,
+    /// Number of the last step that was told of it; see [`crate::events`].
+    pub(crate) told: AtomicU8,
     record: Mutex<ContainerRecord>,
     journal: Mutex<Journal>,
     state: watch::Sender<ContainerState>,
@@ -48,6 +57,8 @@ impl Container {
             dir,
             operation: tokio::sync::Mutex::default(),
             usage: Usage::default(),
+            layer: Layer::default(),
+            told: events::told_of_container(record.state),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             state,
@@ -65,10 +76,14 @@ impl Container {
 
     /// Changes the record, in memory (always) and on disk, and tells who waits for the state.
     pub(crate) fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        let mut record = self.record();
-        change(&mut record);
-        self.state.send_replace(record.state);
-        write_json(&self.dir.join(record::FILE), &*record)
+        let written = {
+            let mut record = self.record();
+            change(&mut record);
+            self.state.send_replace(record.state);
+            write_json(&self.dir.join(record::FILE), &*record)
+        };
+        self.pod.events.container_changed(self);
+        written
     }
 
     /// As [`Container::update`] for what happened anyway: a record that cannot be written is logged,
@@ -83,6 +98,7 @@ impl Container {
     pub(crate) fn mark_running(&self, process: Process, started_at: i64) {
         // In a sandbox with a kernel of its own the process only waits for the container's end.
         let process = (!self.pod.is_sandboxed()).then_some(process);
+        self.usage.begin(started_at);
         self.note(|r| {
             r.process = process;
             r.started_at = started_at;
@@ -105,6 +121,7 @@ impl Container {
             r.finished_at = exit.finished_at;
             r.reason = reason(exit).to_owned();
         });
+        self.usage.close();
     }
 
     /// It ended, and nobody saw how.
@@ -119,6 +136,7 @@ impl Container {
             r.reason = reason.to_owned();
             r.message = message.to_owned();
         });
+        self.usage.close();
     }
 
     /// Waits until it has ended (or was never started).

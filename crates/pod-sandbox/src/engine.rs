@@ -1,22 +1,28 @@
 //! The engine: all sandboxes and containers of this node, and what they are made with.
 
+use crate::apparmor::AppArmor;
 use crate::container::Container;
 use crate::error::Kind;
-use crate::flight::{Flights, lock};
+use crate::events::Events;
+use crate::flight::{Flights, blocking, lock};
 use crate::handler::{HandlerConfig, Handlers};
+use crate::metrics::MetricGroup;
 use crate::pod::Pod;
+use crate::policy::ContainerPolicy;
 use crate::record::{ContainerState, PodState};
 use crate::scope::Scopes;
 use crate::spawner::Spawner;
 use crate::spec::HostFacts;
+use crate::streaming::OnDisconnect;
 use crate::{CgroupDriver, Error, Realm, Result, SandboxerKind, id, sandboxer};
 use gantry_cgroup::{Cgroup, Hierarchies};
 use gantry_image_store::ImageStore;
-use gantry_netns::{NetworkKind, Networks};
+use gantry_netns::{NetworkKind, Networks, PodCidr};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -39,6 +45,14 @@ pub struct EngineConfig {
     pub networks: Networks,
     /// Network of the kubelet's pods; local pods use the built-in one.
     pub cri_network: NetworkKind,
+    /// Time between two samples of what containers use.
+    pub stats_interval: Duration,
+    /// Which metrics of pods and containers are told.
+    pub pod_metrics: Vec<MetricGroup>,
+    /// What holds for every container.
+    pub policy: ContainerPolicy,
+    /// What becomes of commands whose client, or whose daemon, goes away.
+    pub exec_on_disconnect: OnDisconnect,
 }
 
 /// All sandboxes and containers of this node. Cheap to clone; all methods may run concurrently.
@@ -86,12 +100,21 @@ pub(crate) struct Inner {
     pub(crate) images: ImageStore,
     pub(crate) networks: Networks,
     pub(crate) cri_network: NetworkKind,
+    pub(crate) exec_on_disconnect: OnDisconnect,
     pub(crate) spawner: Spawner,
     pub(crate) scopes: Scopes,
     pub(crate) host: HostFacts,
+    pub(crate) policy: ContainerPolicy,
+    pub(crate) apparmor: AppArmor,
     pub(crate) quarantined: Mutex<Vec<(PathBuf, String)>>,
+    /// The ranges of addresses that the cluster gave this node last.
+    pod_cidr: Mutex<Option<String>>,
     pub(crate) pod_flights: Flights<PodKey, String>,
     pub(crate) container_flights: Flights<ContainerKey, String>,
+    /// What names the filesystem of the writable layers.
+    pub(crate) layers_mountpoint: String,
+    pub(crate) pod_metrics: Vec<MetricGroup>,
+    pub(crate) events: Arc<Events>,
     pub(crate) state: Mutex<State>,
 }
 
@@ -128,24 +151,37 @@ impl Engine {
             sandboxer::prepare_pause_root(&root, &config.monitor_program)?;
         }
         let host = crate::host::facts(&config.hierarchies);
+        // Its program is in a directory that the PATH of a service may lack.
+        let mut search = config.handlers.search.clone();
+        search.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        let apparmor = AppArmor::new(host.apparmor, search);
         let inner = Inner {
             root: config.root,
             run_dir,
             boot_id: crate::record::boot_id()?,
             handlers,
             hierarchies: config.hierarchies,
-            images: config.images,
             networks: config.networks,
             cri_network: config.cri_network,
+            exec_on_disconnect: config.exec_on_disconnect,
             spawner,
             scopes,
             host,
+            policy: config.policy,
+            apparmor,
             quarantined: Mutex::default(),
+            pod_cidr: Mutex::default(),
             pod_flights: Flights::new(),
             container_flights: Flights::new(),
+            layers_mountpoint: config.images.layers_mountpoint().display().to_string(),
+            pod_metrics: config.pod_metrics,
+            images: config.images,
+            events: Arc::new(Events::new()),
             state: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.events.attach(&inner);
+        Ok(Self { inner })
     }
 
     /// The runtime handlers of this node.
@@ -168,6 +204,32 @@ impl Engine {
         self.inner.networks.problem(self.inner.network_kind(realm))
     }
 
+    /// Takes the ranges of addresses that the cluster gave this node; see [`Networks::set_pod_cidr`].
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidArgument`] for what is no range, and for a template that cannot be filled in.
+    pub async fn set_pod_cidr(&self, template: Option<PathBuf>, text: &str) -> Result<()> {
+        let (networks, given) = (self.inner.networks.clone(), text.to_owned());
+        let set = move || Ok(networks.set_pod_cidr(template.as_deref(), &given)?);
+        match blocking(set).await? {
+            PodCidr::NoTemplate => tracing::info!(pod_cidr = text, "this node's addresses are noted"),
+            PodCidr::Written(path) => {
+                tracing::info!(pod_cidr = text, path = %path.display(), "CNI configuration filled in");
+            }
+            PodCidr::Foreign(path) => {
+                tracing::info!(pod_cidr = text, path = %path.display(), "another CNI configuration is in effect");
+            }
+        }
+        *lock(&self.inner.pod_cidr) = Some(text.to_owned());
+        Ok(())
+    }
+
+    /// The ranges of addresses that this daemon was told of last.
+    pub fn pod_cidr(&self) -> Option<String> {
+        lock(&self.inner.pod_cidr).clone()
+    }
+
     /// Sandbox records that could not be understood: where they are, and why.
     pub fn quarantined(&self) -> Vec<(PathBuf, String)> {
         lock(&self.inner.quarantined).clone()
@@ -185,6 +247,18 @@ impl Engine {
             pods: pods.iter().map(|p| (p.realm, p.record().state)).collect(),
             containers: containers.iter().map(|c| (c.pod.realm, c.record().state)).collect(),
         }
+    }
+
+    /// A directory on the filesystem of the writable layers.
+    pub fn layers_mountpoint(&self) -> &str {
+        &self.inner.layers_mountpoint
+    }
+
+    /// Space of all writable layers, as far as they were looked at: bytes and inodes.
+    pub fn layers_usage(&self) -> (u64, u64) {
+        let containers: Vec<_> = lock(&self.inner.state).containers.values().cloned().collect();
+        let known = containers.iter().filter_map(|c| c.layer.get());
+        known.fold((0, 0), |(bytes, inodes), usage| (bytes + usage.bytes, inodes + usage.inodes))
     }
 
     /// Number of sandboxes of both realms, ready or not.

@@ -254,7 +254,7 @@ pub(crate) struct ExecFiles {
 }
 
 impl ExecFiles {
-    fn new(pod: &Pod, id: &str) -> Self {
+    pub(crate) fn new(pod: &Pod, id: &str) -> Self {
         let file = |kind: &str| pod.dir.join(format!("exec-{id}.{kind}"));
         Self { process: file("json"), log: file("log"), inner_pid: file("inner-pid") }
     }

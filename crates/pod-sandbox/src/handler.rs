@@ -12,6 +12,7 @@ mod features;
 mod self_test;
 
 pub use features::Features;
+pub(crate) use self_test::finish;
 
 /// Name of the handler whose runtime comes with Gantry.
 pub const EMBEDDED: &str = "embedded";

@@ -26,7 +26,6 @@ pub(crate) fn facts(hierarchies: &Hierarchies) -> HostFacts {
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         hugetlb: hugetlb(hierarchies),
         x32: x32(&status),
-        devices: devices(Path::new("/dev")),
     }
 }
 
@@ -70,6 +69,40 @@ fn bounding(status: &str) -> Vec<String> {
     CAPABILITIES.iter().enumerate().filter(has).map(|(_, name)| (*name).to_owned()).collect()
 }
 
+/// Device nodes for a container: those below each of `asked` (a node, a directory, or a link to one), by the
+/// path that was asked for, and with `all` every one of the host. Read at each creation: devices come and go.
+pub(crate) fn device_nodes<'a>(asked: impl Iterator<Item = &'a str>, all: bool) -> Vec<HostDevice> {
+    let mut found = if all { devices(Path::new("/dev")) } else { Vec::new() };
+    for path in asked.map(|p| Path::new(p.trim_end_matches('/'))) {
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => found.extend(devices(path)),
+            Ok(meta) => found.extend(device(path, &meta)),
+            // Refused by name where the configuration is made.
+            Err(error) => tracing::debug!(path = %path.display(), %error, "device not found"),
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.dedup();
+    found
+}
+
+fn device(path: &Path, meta: &std::fs::Metadata) -> Option<HostDevice> {
+    let kind = match FileType::from_raw_mode(meta.mode()) {
+        FileType::CharacterDevice => 'c',
+        FileType::BlockDevice => 'b',
+        _ => return None,
+    };
+    Some(HostDevice {
+        path: path.display().to_string(),
+        kind,
+        major: major(meta.rdev()),
+        minor: minor(meta.rdev()),
+        mode: meta.mode() & 0o777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    })
+}
+
 /// Device nodes below `root`, but for what a container has of its own (pts, shm, mqueue, console).
 fn devices(root: &Path) -> Vec<HostDevice> {
     let mut found = Vec::new();
@@ -79,32 +112,20 @@ fn devices(root: &Path) -> Vec<HostDevice> {
             let path = entry.path();
             let name = entry.file_name();
             let own = ["pts", "shm", "mqueue", "console", "fd", ".udev", "ptmx"];
-            if dir == root && own.iter().any(|o| name == *o) {
+            if dir == Path::new("/dev") && own.iter().any(|o| name == *o) {
                 continue;
             }
             let Ok(meta) = entry.metadata() else { continue };
-            let kind = match FileType::from_raw_mode(meta.mode()) {
-                FileType::Directory => {
-                    open.push(path);
-                    continue;
-                }
-                FileType::CharacterDevice => 'c',
-                FileType::BlockDevice => 'b',
-                _ => continue,
-            };
+            if meta.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let Some(device) = device(&path, &meta) else { continue };
             if found.len() == MAX_DEVICES {
                 tracing::warn!(limit = MAX_DEVICES, "more device nodes than privileged containers are given");
                 return found;
             }
-            found.push(HostDevice {
-                path: path.display().to_string(),
-                kind,
-                major: major(meta.rdev()),
-                minor: minor(meta.rdev()),
-                mode: meta.mode() & 0o777,
-                uid: meta.uid(),
-                gid: meta.gid(),
-            });
+            found.push(device);
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -133,5 +154,18 @@ mod tests {
     fn this_host_has_a_null_device() {
         let null = devices(Path::new("/dev")).into_iter().find(|d| d.path == "/dev/null").unwrap();
         assert_eq!((null.kind, null.major, null.minor), ('c', 1, 3));
+    }
+
+    #[test]
+    fn asked_devices_are_found_by_the_path_that_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("by-name");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let link = link.to_str().unwrap();
+        let found = device_nodes([link, "/dev/null/", "/dev/none", "/etc"].into_iter(), false);
+        let seen: Vec<_> = found.iter().map(|d| (d.path.as_str(), d.major, d.minor)).collect();
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(seen.contains(&(link, 1, 5)) && seen.contains(&("/dev/null", 1, 3)), "{seen:?}");
+        assert!(device_nodes(std::iter::empty(), true).len() > 5);
     }
 }

@@ -7,9 +7,12 @@
 //! CRI configuration into an OCI one (pure), `handler` knows the OCI runtimes, `sandboxer/` what differs
 //! for those with a kernel of their own.
 
+mod apparmor;
+mod cdi;
 mod container;
 mod engine;
 mod error;
+mod events;
 mod exec;
 #[cfg(debug_assertions)]
 mod fault;
@@ -18,11 +21,16 @@ pub mod handler;
 mod host;
 mod id;
 mod journal;
+mod lists;
+mod metrics;
 mod monitor;
+mod orphans;
 mod pod;
 mod pod_files;
+mod policy;
 mod record;
 mod recovery;
+mod sampler;
 mod sandboxer;
 mod scope;
 mod set_aside;
@@ -36,6 +44,9 @@ mod view;
 pub use engine::{Census, Engine, EngineConfig};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecOutput, MAX_EXEC_OUTPUT};
+pub use lists::Cursor;
+pub use metrics::MetricGroup;
+pub use policy::{ContainerPolicy, Ulimit};
 pub use record::{ContainerRecord, ContainerState, PodRecord, PodState, User};
 pub use recovery::RecoveryReport;
 pub use sandboxer::SandboxerKind;

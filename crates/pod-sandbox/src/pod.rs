@@ -2,12 +2,16 @@
 
 mod network;
 mod remove;
+mod resources;
 mod run;
 mod stop;
+mod sysctls;
 pub(crate) mod user_namespace;
 
+pub(crate) use run::is_plain_absolute;
 pub(crate) use stop::{MONITOR_LOST, PAUSE_EXITED};
 
+use crate::events::{self, Events};
 use crate::flight::lock;
 use crate::journal::{Journal, Undo};
 use crate::monitor::Monitor;
@@ -15,9 +19,10 @@ use crate::record::{self, PodRecord, PodState, write_json};
 use crate::stats::Usage;
 use crate::{Realm, Result};
 use gantry_cri_api::v1::NamespaceMode;
-use std::collections::HashMap;
+use gantry_monitor_api::ExecEnd;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{RwLock, oneshot, watch};
 
@@ -33,27 +38,46 @@ pub(crate) struct Pod {
     pub(crate) dir: PathBuf,
     /// Shared by what needs the sandbox to stay (create, start), exclusive for stop and remove.
     pub(crate) gate: RwLock<()>,
+    /// One change of its limits at a time.
+    pub(crate) limits: tokio::sync::Mutex<()>,
     /// Stop has begun: nothing new is started, and the monitor's end is no surprise.
     stopping: AtomicBool,
     /// Nothing of it is left.
     gone: watch::Sender<bool>,
     pub(crate) usage: Usage,
+    /// Where what happens to it and its containers is told.
+    pub(crate) events: Arc<Events>,
+    /// Number of the last step that was told of it.
+    pub(crate) told: AtomicU8,
     record: Mutex<PodRecord>,
     journal: Mutex<Journal>,
     monitor: Mutex<Option<Arc<Monitor>>>,
-    execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    execs: Mutex<Execs>,
+}
+
+/// Ends of sessions that are remembered for `inspect`.
+const KEPT_ENDS: usize = 32;
+
+/// Exec sessions whose end is waited for, and the ends of the last ones.
+#[derive(Debug, Default)]
+struct Execs {
+    waiting: HashMap<String, oneshot::Sender<i32>>,
+    ended: VecDeque<ExecEnd>,
 }
 
 impl Pod {
-    pub(crate) fn new(dir: PathBuf, record: PodRecord, journal: Journal) -> Self {
+    pub(crate) fn new(dir: PathBuf, record: PodRecord, journal: Journal, events: Arc<Events>) -> Self {
         Self {
             id: record.id.clone(),
             realm: record.realm,
             dir,
             gate: RwLock::default(),
+            limits: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             gone: watch::Sender::new(false),
             usage: Usage::default(),
+            events,
+            told: events::told_of_pod(record.state),
             record: Mutex::new(record),
             journal: Mutex::new(journal),
             monitor: Mutex::default(),
@@ -69,9 +93,13 @@ impl Pod {
     /// Changes the record, in memory and on disk. In memory it changes even when the disk refuses:
     /// what happened has happened, and a restarted daemon asks the monitor.
     pub(crate) fn update(&self, change: impl FnOnce(&mut PodRecord)) -> Result<()> {
-        let mut record = self.record();
-        change(&mut record);
-        write_json(&self.dir.join(record::FILE), &*record)
+        let written = {
+            let mut record = self.record();
+            change(&mut record);
+            write_json(&self.dir.join(record::FILE), &*record)
+        };
+        self.events.pod_changed(self);
+        written
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -120,24 +148,38 @@ impl Pod {
     /// Waits for the end of exec session `id`, told by [`Pod::exec_exited`].
     pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<i32> {
         let (tell, told) = oneshot::channel();
-        lock(&self.execs).insert(id.to_owned(), tell);
+        lock(&self.execs).waiting.insert(id.to_owned(), tell);
         told
     }
 
     pub(crate) fn forget_exec(&self, id: &str) {
-        lock(&self.execs).remove(id);
+        lock(&self.execs).waiting.remove(id);
     }
 
-    pub(crate) fn exec_exited(&self, id: &str, code: i32) {
-        if let Some(waiting) = lock(&self.execs).remove(id) {
-            // The client may have gone.
-            let _late = waiting.send(code);
+    /// Takes note of the end of a session, and tells who waits for it; whether there was somebody.
+    pub(crate) fn exec_exited(&self, end: ExecEnd) -> bool {
+        let mut execs = lock(&self.execs);
+        let waiting = execs.waiting.remove(&end.exec_id);
+        // A daemon's first look at the monitor may name what an event has told already.
+        if !execs.ended.iter().any(|e| e.exec_id == end.exec_id) {
+            if execs.ended.len() >= KEPT_ENDS {
+                execs.ended.pop_front();
+            }
+            execs.ended.push_back(end.clone());
         }
+        drop(execs);
+        // The client may have gone.
+        waiting.is_some_and(|waiting| waiting.send(end.exit_code).is_ok())
+    }
+
+    /// The last sessions of a container that ended, oldest first.
+    pub(crate) fn exec_ends(&self, container: &str) -> Vec<ExecEnd> {
+        lock(&self.execs).ended.iter().filter(|e| e.container_id == container).cloned().collect()
     }
 
     /// Nobody will tell the end of any session any more: the monitor is gone.
     pub(crate) fn drop_execs(&self) {
-        lock(&self.execs).clear();
+        lock(&self.execs).waiting.clear();
     }
 
     pub(crate) fn shm_dir(&self) -> PathBuf {

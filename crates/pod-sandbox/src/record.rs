@@ -78,6 +78,12 @@ pub struct PodRecord {
     pub ips: Vec<String>,
     /// Cgroup under which its containers live.
     pub cgroup_parent: String,
+    /// Limits of the whole after an update; `None` while they are those of the request.
+    #[serde(default)]
+    pub(crate) resources: Option<v1::LinuxContainerResources>,
+    /// What its handler takes for itself after an update; `None` while it is that of the request.
+    #[serde(default)]
+    pub(crate) overhead: Option<v1::LinuxContainerResources>,
     /// Its scope, where systemd manages control groups.
     #[serde(default)]
     pub scope: Option<String>,
@@ -160,7 +166,7 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the primary one among them.
     pub additional_gids: Vec<u32>,
 }
 

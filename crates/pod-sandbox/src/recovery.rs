@@ -37,8 +37,10 @@ impl Engine {
     ///
     /// Only what makes the node unusable as a whole (no OCI runtime, no run directory).
     pub async fn open(config: EngineConfig) -> Result<(Self, RecoveryReport)> {
+        let stats_interval = config.stats_interval;
         let engine = Self::build(config)?;
         let report = engine.inner.recover().await?;
+        crate::sampler::start(&engine.inner, stats_interval);
         Ok((engine, report))
     }
 }
@@ -109,7 +111,9 @@ impl Inner {
         containers.extend(alive.iter().cloned());
         // A pod that is not ready never will be: what it holds is given back now, not when it is removed.
         self.networks.recover(&pods).await;
-        for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(id)) {
+        // Those of image volumes have the container's id and a suffix.
+        let owner = |id: &str| id.split('.').next().unwrap_or_default().to_owned();
+        for id in self.images.snapshots().into_iter().filter(|id| !containers.contains(&owner(id))) {
             let images = self.images.clone();
             let removed = crate::flight::blocking(move || images.remove_snapshot(&id).map_err(Error::from));
             if let Err(error) = removed.await {
@@ -132,7 +136,8 @@ impl Inner {
     fn load(self: &Arc<Self>, dir: &Path) -> Result<Arc<Pod>> {
         let record: PodRecord = read_json(&dir.join(record::FILE))?;
         check_version(record.version, dir)?;
-        let pod = Arc::new(Pod::new(dir.to_owned(), record, Journal::load(dir)?));
+        let journal = Journal::load(dir)?;
+        let pod = Arc::new(Pod::new(dir.to_owned(), record, journal, self.events.clone()));
         let mut containers = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))?.flatten() {
             let path = entry.path();
@@ -219,6 +224,9 @@ impl Inner {
                 None => {}
             }
         }
+        // On its own: killing may take its time, and nothing else waits for it.
+        let (inner, orphaned) = (self.clone(), pod.clone());
+        tokio::spawn(async move { inner.adopt_sessions(&orphaned).await });
         if Self::sandbox_ended(pod, hello) {
             self.pod_died(pod, crate::sandboxer::SANDBOX_EXITED);
         }

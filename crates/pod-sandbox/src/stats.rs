@@ -3,8 +3,8 @@
 use crate::container::Container;
 use crate::engine::{Engine, Inner};
 use crate::flight::{blocking, lock};
-use crate::pod::Pod;
-use crate::record::{self, ContainerState, PodState};
+use crate::pod::{Pod, PodNamespaces};
+use crate::record::{self, ContainerState, PodRecord, PodState};
 use crate::view::has_labels;
 use crate::{Realm, Result};
 use gantry_cgroup::{Cgroup, Interface, Pressure, Stall, Stats, StatsReader};
@@ -48,27 +48,64 @@ impl CpuRate {
 }
 
 impl Usage {
+    /// Its processes began at `at`, when it had used nothing: the first use can be reckoned from there.
+    pub(crate) fn begin(&self, at: i64) {
+        let mut cpu = lock(&self.cpu);
+        if cpu.since.is_none() && at > 0 {
+            cpu.since = Some((at, 0));
+        }
+    }
+
+    /// Takes note of the CPU time used so far, if it can be read.
+    pub(crate) fn sample(&self, inner: &Inner, cgroup: &str) {
+        let Ok(Some(reader)) = self.open(inner, || inner.cgroup(cgroup)) else { return };
+        match reader.cpu_ns() {
+            Ok(Some(cpu_ns)) => {
+                lock(&self.cpu).note(record::now(), cpu_ns);
+            }
+            Ok(None) => {}
+            Err(_) => *lock(&self.reader) = None,
+        }
+    }
+
+    /// Closes the counters of what has ended.
+    pub(crate) fn close(&self) {
+        *lock(&self.reader) = None;
+    }
+
     /// Reads the counters of `cgroup`; `None` once it is gone. Opens them on the first call.
-    fn read(&self, inner: &Inner, cgroup: impl FnOnce() -> Result<Cgroup>) -> Result<Option<Stats>> {
-        let open = lock(&self.reader).clone();
-        let reader = match open {
-            Some(reader) => reader,
-            None => match cgroup()?.stats_reader(&inner.hierarchies) {
-                Ok(reader) => {
-                    let reader = Arc::new(reader);
-                    *lock(&self.reader) = Some(reader.clone());
-                    reader
-                }
-                Err(e) if e.is_gone() => return Ok(None),
-                Err(e) => return Err(e.into()),
-            },
-        };
+    pub(crate) fn read(
+        &self,
+        inner: &Inner,
+        cgroup: impl FnOnce() -> Result<Cgroup>,
+    ) -> Result<Option<Stats>> {
+        let Some(reader) = self.open(inner, cgroup)? else { return Ok(None) };
         match reader.read() {
             Ok(stats) => Ok(Some(stats)),
             Err(e) if e.is_gone() => {
                 *lock(&self.reader) = None;
                 Ok(None)
             }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The open counters of `cgroup`; `None` while there is none.
+    fn open(
+        &self,
+        inner: &Inner,
+        cgroup: impl FnOnce() -> Result<Cgroup>,
+    ) -> Result<Option<Arc<StatsReader>>> {
+        if let Some(reader) = lock(&self.reader).clone() {
+            return Ok(Some(reader));
+        }
+        match cgroup()?.stats_reader(&inner.hierarchies) {
+            Ok(reader) => {
+                let reader = Arc::new(reader);
+                *lock(&self.reader) = Some(reader.clone());
+                Ok(Some(reader))
+            }
+            Err(e) if e.is_gone() => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
@@ -90,13 +127,7 @@ impl Engine {
     ) -> Result<Vec<v1::ContainerStats>> {
         let filter = filter.unwrap_or_default();
         let mut containers = self.inner.containers(realm);
-        containers.retain(|c| {
-            let record = c.record();
-            record.state == ContainerState::Running
-                && record.id.starts_with(&filter.id)
-                && record.pod_id.starts_with(&filter.pod_sandbox_id)
-                && has_labels(&record.config.labels, &filter.label_selector)
-        });
+        containers.retain(|c| container_matches(c, &filter));
         containers.sort_by_key(|c| std::cmp::Reverse(c.record().created_at));
         let inner = self.inner.clone();
         blocking(move || containers.iter().map(|c| container_stats(&inner, c)).collect()).await
@@ -117,19 +148,32 @@ impl Engine {
     ) -> Result<Vec<v1::PodSandboxStats>> {
         let filter = filter.unwrap_or_default();
         let mut pods = self.inner.pods(realm);
-        pods.retain(|p| {
-            let record = p.record();
-            record.state == PodState::Ready
-                && record.id.starts_with(&filter.id)
-                && has_labels(&record.config.labels, &filter.label_selector)
-        });
+        pods.retain(|p| pod_matches(p, &filter));
         pods.sort_by_key(|p| std::cmp::Reverse(p.record().created_at));
         let inner = self.inner.clone();
         blocking(move || pods.iter().map(|p| pod_stats(&inner, p)).collect()).await
     }
 }
 
-fn container_stats(inner: &Inner, container: &Container) -> Result<v1::ContainerStats> {
+/// Whether a list of statistics with this filter shows a container: one that runs.
+pub(crate) fn container_matches(container: &Container, filter: &v1::ContainerStatsFilter) -> bool {
+    let record = container.record();
+    record.state == ContainerState::Running
+        && record.id.starts_with(&filter.id)
+        && record.pod_id.starts_with(&filter.pod_sandbox_id)
+        && has_labels(&record.config.labels, &filter.label_selector)
+}
+
+/// Whether a list of statistics with this filter shows a sandbox: one that is ready.
+pub(crate) fn pod_matches(pod: &Pod, filter: &v1::PodSandboxStatsFilter) -> bool {
+    let record = pod.record();
+    record.state == PodState::Ready
+        && record.id.starts_with(&filter.id)
+        && has_labels(&record.config.labels, &filter.label_selector)
+}
+
+/// What a container uses. Blocking work, for the time of some reads from memory.
+pub(crate) fn container_stats(inner: &Inner, container: &Container) -> Result<v1::ContainerStats> {
     let record = container.record().clone();
     let stats = match record.state {
         ContainerState::Running => container.usage.read(inner, || inner.cgroup(&record.cgroup))?,
@@ -147,20 +191,24 @@ fn container_stats(inner: &Inner, container: &Container) -> Result<v1::Container
         memory: stats.as_ref().and_then(|s| memory(s, at)),
         swap: stats.as_ref().and_then(|s| swap(s, at)),
         io: stats.as_ref().and_then(|s| io(s, at)),
-        writable_layer: None,
+        writable_layer: container.layer.get().map(|usage| v1::FilesystemUsage {
+            timestamp: usage.at,
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: inner.layers_mountpoint.clone() }),
+            used_bytes: value(usage.bytes),
+            inodes_used: value(usage.inodes),
+        }),
     })
 }
 
-fn pod_stats(inner: &Inner, pod: &Pod) -> Result<v1::PodSandboxStats> {
+/// What a sandbox and its containers use. Blocking work, as [`container_stats`].
+pub(crate) fn pod_stats(inner: &Inner, pod: &Pod) -> Result<v1::PodSandboxStats> {
     let record = pod.record().clone();
     let stats = match record.state {
         PodState::Ready => pod.usage.read(inner, || inner.cgroup(&record.cgroup_parent))?,
         _ => None,
     };
     let at = record::now();
-    let ready = record.pause.filter(|_| record.state == PodState::Ready);
-    // The pause child may end at any moment: then there is no network to tell of.
-    let interfaces = ready.and_then(|p| gantry_cgroup::interfaces(p.pid).ok());
+    let interfaces = interfaces(&record);
     let containers = inner.containers_of(&pod.id);
     let running = containers.iter().filter(|c| c.record().state == ContainerState::Running);
     let containers = running.map(|c| container_stats(inner, c)).collect::<Result<Vec<_>>>()?;
@@ -185,6 +233,18 @@ fn pod_stats(inner: &Inner, pod: &Pod) -> Result<v1::PodSandboxStats> {
         linux: Some(linux),
         windows: None,
     })
+}
+
+/// The links in a pod's network namespace; `None` for a pod in the host's, or one that is not ready.
+pub(crate) fn interfaces(record: &PodRecord) -> Option<Vec<Interface>> {
+    if record.state != PodState::Ready || PodNamespaces::of(record).host_network {
+        return None;
+    }
+    let pause = record.pause?;
+    let found = gantry_cgroup::interfaces(pause.pid).ok()?;
+    // The pause child may end at any moment; another process that got its number has another network.
+    let same = gantry_sys::pidfd::Process::open_exact(pause.pid, pause.start_time);
+    same.is_ok_and(|p| !p.has_exited()).then_some(found)
 }
 
 fn value(value: u64) -> Option<v1::UInt64Value> {

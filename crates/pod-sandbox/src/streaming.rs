@@ -52,13 +52,12 @@ pub enum OnDisconnect {
 #[derive(Debug)]
 pub struct PodEndpoint {
     inner: Arc<Inner>,
-    on_disconnect: OnDisconnect,
 }
 
 impl Engine {
     /// The endpoint for the streaming server.
-    pub fn endpoint(&self, on_disconnect: OnDisconnect) -> PodEndpoint {
-        PodEndpoint { inner: self.inner.clone(), on_disconnect }
+    pub fn endpoint(&self) -> PodEndpoint {
+        PodEndpoint { inner: self.inner.clone() }
     }
 
     /// Names the container of an exec completely; it must run.
@@ -99,9 +98,9 @@ impl Engine {
 
 impl Endpoint for PodEndpoint {
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, std::result::Result<Session, String>> {
-        let (inner, on_disconnect) = (self.inner.clone(), self.on_disconnect);
+        let inner = self.inner.clone();
         // Goes on if the client leaves meanwhile; the session is dropped then, which is a disconnection.
-        let work = detached(async move { exec(&inner, request, on_disconnect).await });
+        let work = detached(async move { exec(&inner, request).await });
         Box::pin(async { work.await.map_err(|e| told("Exec", &e)) })
     }
 
@@ -176,7 +175,7 @@ fn resizer(terminal: ProcessFd) -> Resize {
     })
 }
 
-async fn exec(inner: &Arc<Inner>, request: ExecRequest, on_disconnect: OnDisconnect) -> Result<Session> {
+async fn exec(inner: &Arc<Inner>, request: ExecRequest) -> Result<Session> {
     let container = inner.container_by_id(&request.container)?;
     // A terminal takes the place of all three; the runtime itself still has standard streams.
     let pipes = !request.tty;
@@ -194,7 +193,6 @@ async fn exec(inner: &Arc<Inner>, request: ExecRequest, on_disconnect: OnDisconn
         exec_id,
         files: Some(files),
         ended: ended.clone(),
-        on_disconnect,
     };
     let token = ended.clone();
     let exit = async move {
@@ -234,12 +232,11 @@ struct ExecGuard {
     exec_id: String,
     files: Option<ExecFiles>,
     ended: CancellationToken,
-    on_disconnect: OnDisconnect,
 }
 
 impl Drop for ExecGuard {
     fn drop(&mut self) {
-        if self.ended.is_cancelled() || self.on_disconnect == OnDisconnect::Leave {
+        if self.ended.is_cancelled() || self.inner.exec_on_disconnect == OnDisconnect::Leave {
             return;
         }
         let Some(files) = self.files.take() else { return };

@@ -1,7 +1,7 @@
 //! What the CRI shows of sandboxes and containers.
 
 use crate::container::Container;
-use crate::engine::Engine;
+use crate::engine::{Engine, Inner};
 use crate::pod::{Pod, PodNamespaces, namespace_path};
 use crate::record::{ContainerState, PodState};
 use crate::{Realm, Result};
@@ -14,13 +14,7 @@ impl Engine {
     /// Sandboxes of `realm` that match `filter`, newest first.
     pub fn list_pods(&self, realm: Realm, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
         let mut items: Vec<v1::PodSandbox> = self.inner.pods(realm).iter().map(|p| pod_item(p)).collect();
-        if let Some(filter) = filter {
-            items.retain(|p| {
-                p.id.starts_with(&filter.id)
-                    && filter.state.as_ref().is_none_or(|s| s.state == p.state)
-                    && has_labels(&p.labels, &filter.label_selector)
-            });
-        }
+        items.retain(|p| pod_matches(p, filter));
         items.sort_by_key(|p| std::cmp::Reverse(p.created_at));
         items
     }
@@ -29,14 +23,7 @@ impl Engine {
     pub fn list_containers(&self, realm: Realm, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
         let containers = self.inner.containers(realm);
         let mut items: Vec<v1::Container> = containers.iter().map(|c| container_item(c)).collect();
-        if let Some(filter) = filter {
-            items.retain(|c| {
-                c.id.starts_with(&filter.id)
-                    && c.pod_sandbox_id.starts_with(&filter.pod_sandbox_id)
-                    && filter.state.as_ref().is_none_or(|s| s.state == c.state)
-                    && has_labels(&c.labels, &filter.label_selector)
-            });
-        }
+        items.retain(|c| container_matches(c, filter));
         items.sort_by_key(|c| std::cmp::Reverse(c.created_at));
         items
     }
@@ -45,10 +32,7 @@ impl Engine {
     pub fn pod_status(&self, realm: Realm, id: &str, verbose: bool) -> Result<v1::PodSandboxStatusResponse> {
         let pod = self.inner.pod(realm, id)?;
         let status = pod_status(&pod);
-        let containers = self.inner.containers_of(&pod.id);
-        let shown = containers.iter().filter(|c| c.is_visible());
-        let mut statuses: Vec<v1::ContainerStatus> = shown.map(|c| container_status(c)).collect();
-        statuses.sort_by_key(|c| c.created_at);
+        let statuses = container_statuses(&self.inner, &pod.id);
         let info = if verbose { info(self.pod_info(&pod)) } else { BTreeMap::new() };
         Ok(v1::PodSandboxStatusResponse {
             status: Some(status),
@@ -81,6 +65,8 @@ impl Engine {
             "pid": record.pause.map(|p| p.pid),
             "namespaces": record.pause.map(|p| namespace_inodes(p.pid)),
             "cgroupParent": record.cgroup_parent,
+            "resources": record.resources,
+            "overhead": record.overhead,
             "network": attachment,
             "directory": pod.dir,
             "reason": record.reason,
@@ -104,6 +90,11 @@ impl Engine {
             "layers": image.map(|i| i.layers),
             "rootfs": container.rootfs(),
             "bundle": container.dir,
+            "execEnds": container.pod.exec_ends(&container.id).iter().map(|end| json!({
+                "id": end.exec_id,
+                "exitCode": end.exit_code,
+                "finishedAt": end.finished_at,
+            })).collect::<Vec<_>>(),
             "user": record.user,
             "runtimeHandler": container.pod.record().handler,
             "owed": container.owed().iter().map(|step| format!("{step:?}")).collect::<Vec<_>>(),
@@ -136,6 +127,25 @@ pub(crate) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<St
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// Whether a list with this filter shows a sandbox.
+pub(crate) fn pod_matches(item: &v1::PodSandbox, filter: Option<&v1::PodSandboxFilter>) -> bool {
+    filter.is_none_or(|filter| {
+        item.id.starts_with(&filter.id)
+            && filter.state.as_ref().is_none_or(|s| s.state == item.state)
+            && has_labels(&item.labels, &filter.label_selector)
+    })
+}
+
+/// Whether a list with this filter shows a container.
+pub(crate) fn container_matches(item: &v1::Container, filter: Option<&v1::ContainerFilter>) -> bool {
+    filter.is_none_or(|filter| {
+        item.id.starts_with(&filter.id)
+            && item.pod_sandbox_id.starts_with(&filter.pod_sandbox_id)
+            && filter.state.as_ref().is_none_or(|s| s.state == item.state)
+            && has_labels(&item.labels, &filter.label_selector)
+    })
+}
+
 fn pod_state(state: PodState) -> i32 {
     match state {
         PodState::Ready => v1::PodSandboxState::SandboxReady.into(),
@@ -153,7 +163,7 @@ fn container_state(state: ContainerState) -> i32 {
     }
 }
 
-fn pod_item(pod: &Pod) -> v1::PodSandbox {
+pub(crate) fn pod_item(pod: &Pod) -> v1::PodSandbox {
     let record = pod.record();
     v1::PodSandbox {
         id: record.id.clone(),
@@ -166,7 +176,7 @@ fn pod_item(pod: &Pod) -> v1::PodSandbox {
     }
 }
 
-fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
+pub(crate) fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
     let record = pod.record();
     let options = record
         .config
@@ -193,7 +203,7 @@ fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
     }
 }
 
-fn container_item(container: &Container) -> v1::Container {
+pub(crate) fn container_item(container: &Container) -> v1::Container {
     let record = container.record();
     v1::Container {
         id: record.id.clone(),
@@ -207,6 +217,15 @@ fn container_item(container: &Container) -> v1::Container {
         annotations: record.config.annotations.clone(),
         image_id: record.image_id.clone(),
     }
+}
+
+/// Status of each container of a sandbox that is made, oldest first.
+pub(crate) fn container_statuses(inner: &Inner, pod_id: &str) -> Vec<v1::ContainerStatus> {
+    let containers = inner.containers_of(pod_id);
+    let shown = containers.iter().filter(|c| c.is_visible());
+    let mut statuses: Vec<v1::ContainerStatus> = shown.map(|c| container_status(c)).collect();
+    statuses.sort_by_key(|c| c.created_at);
+    statuses
 }
 
 fn container_status(container: &Container) -> v1::ContainerStatus {

@@ -2,11 +2,11 @@
 //! that hold for all of them. `GOLDEN=write` writes the files anew; read the difference.
 
 use gantry_cri_api::v1;
-use gantry_pod_sandbox::User;
 use gantry_pod_sandbox::spec::{
-    HostDevice, HostFacts, ImageDefaults, Namespaces, Ns, PodFiles, SpecAdjuster, SpecError, SpecInput,
-    container_spec, exec_process,
+    HostDevice, HostFacts, ImageDefaults, Labels, Namespaces, Ns, PodFiles, SpecAdjuster, SpecError,
+    SpecInput, container_spec, exec_process,
 };
+use gantry_pod_sandbox::{ContainerPolicy, User};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,6 +22,11 @@ struct Case {
     home: String,
     host: HostFacts,
     localhost_seccomp: Option<String>,
+    apparmor_default: Option<&'static str>,
+    selinux: Option<Labels>,
+    policy: ContainerPolicy,
+    devices: Vec<HostDevice>,
+    with_host_devices: bool,
 }
 
 const HOST_CAPABILITIES: [&str; 20] = [
@@ -101,14 +106,18 @@ fn plain() -> Case {
             selinux: false,
             hugetlb: false,
             x32: true,
-            devices: vec![
-                device("/dev/fuse", 'c', 10, 229),
-                device("/dev/snd/controlC0", 'c', 116, 0),
-                device("/dev/snd/timer", 'c', 116, 33),
-                device("/dev/vda", 'b', 254, 0),
-            ],
         },
         localhost_seccomp: None,
+        apparmor_default: None,
+        selinux: None,
+        policy: ContainerPolicy::default(),
+        devices: vec![
+            device("/dev/fuse", 'c', 10, 229),
+            device("/dev/snd/controlC0", 'c', 116, 0),
+            device("/dev/snd/timer", 'c', 116, 33),
+            device("/dev/vda", 'b', 254, 0),
+        ],
+        with_host_devices: true,
     }
 }
 
@@ -129,6 +138,11 @@ impl Case {
                 home: &self.home,
                 host: &self.host,
                 localhost_seccomp: self.localhost_seccomp.as_deref(),
+                apparmor_default: self.apparmor_default,
+                selinux: self.selinux.as_ref(),
+                policy: &self.policy,
+                devices: &self.devices,
+                with_host_devices: self.with_host_devices,
             },
             adjusters,
         )
@@ -157,7 +171,7 @@ fn mount(host: &str, container: &str) -> v1::Mount {
 
 type Change = fn(&mut Case);
 
-const CASES: [(&str, Change); 10] = [
+const CASES: [(&str, Change); 12] = [
     ("plain", |_| {}),
     ("kubelet", |c| {
         c.container.args = strings(&["serve", "--port=80"]);
@@ -271,10 +285,35 @@ const CASES: [(&str, Change); 10] = [
         c.security().seccomp = profile(v1::security_profile::ProfileType::Localhost, "/profiles/p.json");
         c.localhost_seccomp = Some(r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}"#.into());
     }),
+    ("default_apparmor", |c| {
+        c.host.apparmor = true;
+        c.apparmor_default = Some("gantry-default");
+        c.policy.ulimits = vec!["nofile=1024:4096".parse().unwrap(), "core=unlimited".parse().unwrap()];
+        c.pod.annotations.insert("umask.crio.io".into(), "0077".into());
+        // Where the image was mounted; writing and running are refused whatever the request says.
+        c.container.mounts = vec![v1::Mount {
+            image: Some(v1::ImageSpec { image: "models".into(), ..Default::default() }),
+            image_sub_path: "data".into(),
+            readonly: false,
+            ..mount("/run/gantry/pods/p1/c1/images/0/data", "/models")
+        }];
+    }),
+    ("privileged_without_host_devices", |c| {
+        c.with_host_devices = false;
+        c.security().privileged = true;
+        c.host.apparmor = true;
+        c.apparmor_default = Some("gantry-default");
+        c.container.devices = vec![v1::Device {
+            host_path: "/dev/fuse".into(),
+            container_path: "/dev/fuse".into(),
+            permissions: "rw".into(),
+        }];
+    }),
     ("selinux", |c| {
-        c.host.selinux = true;
-        c.security().selinux_options =
-            Some(v1::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() });
+        c.selinux = Some(Labels {
+            process: "system_u:system_r:container_t:s0:c1,c2".into(),
+            files: "system_u:object_r:container_file_t:s0:c1,c2".into(),
+        });
     }),
 ];
 
@@ -303,7 +342,7 @@ fn configurations_become_what_the_golden_files_say() {
 
 #[test]
 fn what_cannot_be_carried_out_is_refused_by_name() {
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 28] = [
         ("command: neither", |c| c.image = ImageDefaults::default()),
         ("command: an argument contains a NUL", |c| c.container.args = vec!["a\0b".into()]),
         ("working_dir: \"srv\" must be an absolute path", |c| c.container.working_dir = "srv".into()),
@@ -318,6 +357,20 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         }),
         ("apparmor: profile \"p\"", |c| {
             c.security().apparmor = profile(v1::security_profile::ProfileType::Localhost, "p");
+        }),
+        ("apparmor: the default profile is asked for, but this kernel", |c| {
+            c.security().apparmor = profile(v1::security_profile::ProfileType::RuntimeDefault, "");
+        }),
+        ("apparmor: the default profile is asked for, but it is not loaded", |c| {
+            c.host.apparmor = true;
+            c.security().apparmor = profile(v1::security_profile::ProfileType::RuntimeDefault, "");
+        }),
+        ("annotation umask.crio.io: \"0999\"", |c| {
+            c.container.annotations.insert("umask.crio.io".into(), "0999".into());
+        }),
+        ("its image is not mounted", |c| {
+            c.container.mounts =
+                vec![v1::Mount { image: Some(v1::ImageSpec::default()), ..mount("", "/models") }];
         }),
         ("seccomp: the profile of the request was not read", |c| {
             c.security().seccomp = profile(v1::security_profile::ProfileType::Localhost, "/p.json");

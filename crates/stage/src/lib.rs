@@ -132,6 +132,10 @@ stages! {
     RemoveImage = "RemoveImage" "remove",
     /// The monitor opens the log anew.
     ReopenLog = "ReopenContainerLog" "monitor",
+    /// The OCI runtime has CRIU write the processes and their memory.
+    CheckpointDump = "CheckpointContainer" "dump",
+    /// Putting what CRIU wrote, the files and the configuration into the archive.
+    CheckpointArchive = "CheckpointContainer" "archive",
 }
 
 impl Stage {

@@ -57,8 +57,7 @@ impl Output {
     pub(crate) async fn finish(self) -> io::Result<()> {
         match self {
             Self::Spdy(stream) => stream.finish().await,
-            // A WebSocket's channels end with it.
-            Self::Socket(_) => Ok(()),
+            Self::Socket(channel) => channel.finish().await,
         }
     }
 

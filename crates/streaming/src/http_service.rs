@@ -13,7 +13,7 @@ use crate::tokens::Request;
 use crate::{portforward, remotecommand, websocket};
 use futures::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version as HttpVersion};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -50,6 +50,10 @@ impl Service {
     fn answer(&self, mut request: http::Request<Incoming>) -> Result<Response<String>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"));
+        }
+        if request.version() != HttpVersion::HTTP_11 {
+            // Upgrades are none of HTTP/1.0's (RFC 9110, 7.8).
+            return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1"));
         }
         let unknown =
             || Refusal::new(StatusCode::NOT_FOUND, "no such streaming request, or its time is over");

@@ -9,6 +9,8 @@ mod activity;
 mod channels;
 mod collect;
 mod endpoint;
+#[cfg(test)]
+mod fuzz;
 mod http_service;
 mod negotiate;
 mod portforward;

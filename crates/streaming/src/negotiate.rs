@@ -44,7 +44,7 @@ pub(crate) struct Channel {
 }
 
 const fn channel(base64: bool, v5: bool, json_status: bool) -> Channel {
-    Channel { coding: Coding { base64, v5 }, json_status }
+    Channel { coding: Coding { base64, v5, tells_ends: false }, json_status }
 }
 
 /// Exec and attach over WebSocket; a client that names none speaks the first version.
@@ -66,13 +66,17 @@ pub(crate) enum PortSocket {
     Tunnel,
 }
 
+const fn ports(base64: bool, v5: bool) -> PortSocket {
+    PortSocket::Channels(Coding { base64, v5, tells_ends: v5 })
+}
+
 /// Port-forward over WebSocket.
 pub(crate) const PORT_SOCKETS: [(&str, PortSocket); 6] = [
-    ("", PortSocket::Channels(Coding { base64: false, v5: false })),
-    ("portforward.k8s.io", PortSocket::Channels(Coding { base64: false, v5: false })),
-    ("v4.channel.k8s.io", PortSocket::Channels(Coding { base64: false, v5: false })),
-    ("v4.base64.channel.k8s.io", PortSocket::Channels(Coding { base64: true, v5: false })),
-    ("v5.channel.k8s.io", PortSocket::Channels(Coding { base64: false, v5: true })),
+    ("", ports(false, false)),
+    ("portforward.k8s.io", ports(false, false)),
+    ("v4.channel.k8s.io", ports(false, false)),
+    ("v4.base64.channel.k8s.io", ports(true, false)),
+    ("v5.channel.k8s.io", ports(false, true)),
     ("SPDY/3.1+portforward.k8s.io", PortSocket::Tunnel),
 ];
 

@@ -132,6 +132,13 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
+impl Shared {
+    pub(crate) fn with(config: Config, endpoint: Arc<dyn Endpoint>) -> Self {
+        let tokens = Arc::new(Tokens::new(config.token_life, config.max_tokens));
+        Self { config, tokens, endpoint, sessions: TaskTracker::new(), stop: CancellationToken::new() }
+    }
+}
+
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("listener", &self.listener).finish_non_exhaustive()
@@ -151,15 +158,9 @@ impl Streaming {
             None if bound.ip().is_unspecified() => return Err(BindError::Unspecified(bound)),
             None => format!("{}://{bound}", if tls.is_some() { "https" } else { "http" }),
         };
-        let tokens = Arc::new(Tokens::new(config.token_life, config.max_tokens));
         let header_read = config.header_read;
-        let shared = Shared {
-            config,
-            tokens: tokens.clone(),
-            endpoint,
-            sessions: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        };
+        let shared = Shared::with(config, endpoint);
+        let tokens = shared.tokens.clone();
         let server = Server { listener, tls, shared: Arc::new(shared), header_read };
         Ok((Self { tokens, base: base.into() }, server))
     }
@@ -280,8 +281,13 @@ fn take(
     });
 }
 
-async fn answer<T>(shared: Arc<Shared>, header_read: Duration, stream: T, permit: Arc<OwnedSemaphorePermit>)
-where
+/// Answers the requests of one connection, until it is upgraded or over.
+pub(crate) async fn answer<T>(
+    shared: Arc<Shared>,
+    header_read: Duration,
+    stream: T,
+    permit: Arc<OwnedSemaphorePermit>,
+) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let served = http1::Builder::new()

@@ -361,6 +361,13 @@ async fn wrong_and_used_tokens_and_broken_handshakes_are_answered() {
         // Reset or closed: it is over.
         let _over = stream.read_to_end(&mut rest).await;
     }
+    let mut old = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let url = server.exec(false, "true");
+    let head = format!("POST {} HTTP/1.0\r\nHost: x\r\n{spdy}{v4}\r\n", support::path(&url));
+    old.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 505 "), "{answer}");
     let url = server.exec(false, "true");
     let _first = Spdy::connect(&url, "v4.channel.k8s.io").await;
     let (_, answer) = request(&url, "POST", &format!("{spdy}{v4}")).await;

@@ -167,6 +167,33 @@ async fn ports_are_forwarded_by_channels() {
 }
 
 #[tokio::test]
+async fn v5_closes_each_direction_of_a_port_by_itself() {
+    let server = Served::start(|_| {}).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let request = PortForwardRequest { pod: "p".into(), ports: vec![port] };
+    let mut socket =
+        connect(&server.streaming.prepare_port_forward(request).unwrap(), "v5.channel.k8s.io").await;
+    let (mut pod, _) = listener.accept().await.unwrap();
+    for _ in 0..2 {
+        socket.next().await.unwrap().unwrap();
+    }
+    // The pod ends first, and still hears.
+    pod.write_all(b"bye").await.unwrap();
+    pod.shutdown().await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Binary(b"\0bye"[..].into()));
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Binary(b"\xff\0"[..].into()));
+    socket.send(Message::Binary(b"\0more"[..].into())).await.unwrap();
+    socket.send(Message::Binary(b"\xff\0"[..].into())).await.unwrap();
+    let mut heard = String::new();
+    pod.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard, "more");
+    while let Some(Ok(message)) = socket.next().await {
+        assert!(!matches!(message, Message::Binary(ref bytes) if bytes[0] == 0), "{message:?}");
+    }
+}
+
+#[tokio::test]
 async fn ports_are_forwarded_by_spdy_in_a_tunnel() {
     use gantry_streaming::spdy::frame::{Decoder, Encoder, Frame};
     use gantry_streaming::spdy::headers::Headers;

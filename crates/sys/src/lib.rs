@@ -4,6 +4,8 @@
 //! This is the only crate of the workspace that may hold `unsafe` code. Every error carries the
 //! call and its arguments ([`Error`]), so that an operator sees what failed without strace.
 
+#[cfg(feature = "attempt")]
+pub mod attempt;
 pub mod bpf;
 pub mod console;
 mod error;
@@ -22,6 +24,7 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
 pub mod tree;
+pub mod usage;
 #[cfg(feature = "tokio")]
 pub mod watched;
 

@@ -30,6 +30,8 @@ pub struct Overlay {
     pub upper: PathBuf,
     /// Scratch directory on the same filesystem as `upper`.
     pub work: PathBuf,
+    /// SELinux label of every file that shows in it; only for kernels that label.
+    pub context: Option<String>,
 }
 
 /// How the layers reach the kernel.
@@ -157,6 +159,10 @@ fn mount_by_fsconfig(overlay: &Overlay, target: &Path) -> Result<()> {
     }
     set("upperdir", overlay.upper.clone())?;
     set("workdir", overlay.work.clone())?;
+    if let Some(label) = &overlay.context {
+        rustix::mount::fsconfig_set_string(&context, "context", label.as_str())
+            .map_err(|e| failed("fsconfig", &format!("context={label}"), e))?;
+    }
     rustix::mount::fsconfig_create(&context).map_err(|e| failed("fsconfig", "create", e))?;
     let mounted = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(|e| failed("fsmount", "", e))?;
@@ -184,6 +190,10 @@ fn mount_relative(overlay: &Overlay, target: &Path) -> Result<()> {
             }
             options.push(*byte);
         }
+    }
+    if let Some(label) = &overlay.context {
+        // A label has commas between its categories.
+        options.extend_from_slice(format!(",context=\"{label}\"").as_bytes());
     }
     let args = || format!("overlay of {} layers on {}", overlay.lower.len(), target.display());
     if options.len() > MAX_OPTIONS {

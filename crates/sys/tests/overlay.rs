@@ -39,7 +39,7 @@ fn scene(name: &str) -> (PathBuf, Overlay) {
         std::fs::create_dir_all(own.join(dir)).unwrap();
     }
     let lower = (0..LAYERS).rev().map(|i| format!("{i}/fs")).collect();
-    let overlay = Overlay { layers, lower, upper: own.join("upper"), work: own.join("work") };
+    let overlay = Overlay { layers, lower, upper: own.join("upper"), work: own.join("work"), context: None };
     (own.join("target"), overlay)
 }
 

@@ -44,7 +44,54 @@ pub(crate) fn a_profile_of_the_node_is_enforced(bed: &Bed, handler: &str) {
 pub(crate) fn an_unknown_profile_is_refused(bed: &Bed, handler: &str) {
     let pod = bed.stage.pod("p", json!({}));
     let pod_id = bed.crictl.runp(handler, &pod);
-    let id = bed.crictl.create(&pod_id, &bed.stage.container("c", "true", confined("nonesuch")), &pod);
-    bed.crictl.run(&["start", &id]).fails();
-    assert_ne!(bed.crictl.status(&id)["state"], "CONTAINER_RUNNING");
+    for (name, over) in
+        [("c", confined("nonesuch")), ("d", security(json!({"apparmor_profile": "localhost/nonesuch"})))]
+    {
+        let refused = bed.crictl.run_create(&pod_id, &bed.stage.container(name, "true", over), &pod).fails();
+        assert!(refused.contains("nonesuch") && refused.contains("apparmor_parser"), "{refused}");
+    }
+}
+
+fn security(over: Value) -> Value {
+    json!({"linux": {"security_context": over}})
+}
+
+/// The profile of a container's first process.
+fn profile_of(bed: &Bed, id: &str) -> String {
+    let pid = bed.crictl.json(&["inspect", id])["info"]["pid"].as_u64().unwrap();
+    read(Path::new(&format!("/proc/{pid}/attr/apparmor/current")))
+}
+
+pub(crate) fn the_default_profile_is_loaded_and_enforced(bed: &Bed, handler: &str) {
+    for asked in
+        [json!({}), json!({"apparmor": {"profile_type": 0}}), json!({"apparmor_profile": "runtime/default"})]
+    {
+        let id = bed.sleeper(handler, security(asked));
+        assert_eq!(profile_of(bed, &id), "gantry-default (enforce)");
+        // A container reaches its own processes, and the node reaches it.
+        assert_eq!(bed.crictl.sh(&id, "kill -0 1 && echo reached").trim(), "reached");
+        bed.crictl.ok(&["stop", "--timeout", "0", &id]);
+        bed.crictl.remove_all();
+    }
+    // Capabilities and paths that are open leave the profile as the only thing that refuses.
+    let open = |profile: i32| {
+        security(json!({
+            "apparmor": {"profile_type": profile},
+            "capabilities": {"add_capabilities": ["SYS_ADMIN"]},
+            "masked_paths": ["/nonexistent"],
+        }))
+    };
+    let script = "mount -t tmpfs none /tmp 2>/dev/null && echo mounted; \
+        ( cat /proc/sys/vm/swappiness >/proc/sys/vm/swappiness ) 2>/dev/null && echo node; \
+        ( echo d >/proc/sys/kernel/domainname ) 2>/dev/null && echo own; \
+        ( head -c 1 /proc/kcore >/dev/null ) 2>/dev/null && echo memory; true";
+    for (profile, seen) in [(1, "mounted node own"), (0, "own")] {
+        let id = bed.sleeper(handler, open(profile));
+        let said = bed.crictl.sh(&id, script).replace("memory\n", "");
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>().join(" "), seen, "profile type {profile}");
+        bed.crictl.remove_all();
+    }
+    let privileged = security(json!({"privileged": true}));
+    let id = bed.start(handler, "exec sleep 100000", privileged.clone(), privileged);
+    assert_eq!(profile_of(bed, &id), "unconfined");
 }

@@ -1,115 +1,31 @@
 //! One container of a pod.
 
-use super::{Converter, is_true};
-use crate::finish::nanoseconds;
+use super::{Converter, Publish, entries, items};
 use crate::node::{Node, Value};
 use serde_json::{Value as Json, json};
 
-/// Keys of a service that the manifests carry out; every other key is a loss.
-const DONE: [&str; 47] = [
-    "image",
-    "environment",
-    "volumes",
-    "ports",
-    "expose",
-    "restart",
-    "depends_on",
-    "user",
-    "container_name",
-    "stop_grace_period",
-    "command",
-    "entrypoint",
-    "healthcheck",
-    "hostname",
-    "init",
-    "networks",
-    "network_mode",
-    "pid",
-    "ipc",
-    "cap_add",
-    "cap_drop",
-    "security_opt",
-    "privileged",
-    "read_only",
-    "shm_size",
-    "labels",
-    "annotations",
-    "extra_hosts",
-    "secrets",
-    "configs",
-    "tmpfs",
-    "links",
-    "working_dir",
-    "deploy",
-    "tty",
-    "stdin_open",
-    "sysctls",
-    "dns",
-    "dns_search",
-    "mem_limit",
-    "mem_reservation",
-    "cpus",
-    "pull_policy",
-    "group_add",
-    "profiles",
-    "scale",
-    "attach",
-];
-
-const SECOND: i64 = 1_000_000_000;
-
-impl Converter<'_> {
+impl<'a> Converter<'a> {
     /// A container, and the volumes of the pod that it mounts.
-    pub(super) fn container(&mut self, name: &str, service: &Node, volumes: &mut Vec<Json>) -> Json {
-        for (key, node) in service.entries() {
-            if !DONE.contains(&key.name.as_str()) && !key.name.starts_with("x-") && !node.is_null() {
-                self.lose(&key.span, format!("services.{name}.{} is lost", key.name));
-            }
-        }
-        for path in [&["update_config", "parallelism"][..], &["placement"], &["restart_policy"], &["mode"]] {
-            let path: Vec<&str> = ["deploy"].iter().chain(path).copied().collect();
-            if let Some(node) = service.get(&path) {
-                self.lose(&node.span, format!("services.{name}.{} is lost", path.join(".")));
-            }
-        }
-        let own = self.name(name);
-        let image =
-            service.text(&["image"]).map_or_else(|| format!("{}-{name}", self.project.name), str::to_owned);
-        let mut container = json!({"name": own, "image": image});
-        for (key, field) in [("entrypoint", "command"), ("command", "args")] {
-            if let Some(list) = service.get(&[key]).filter(|n| matches!(n.value, Value::Seq(_))) {
-                let words: Vec<String> =
-                    list.items().iter().map(|w| literal(w.as_str().unwrap_or_default())).collect();
-                container[field] = json!(words);
-            }
-        }
-        let variables: Vec<Json> = service
-            .get(&["environment"])
-            .into_iter()
-            .flat_map(Node::entries)
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| json!({"name": key.name, "value": literal(&value.scalar().unwrap_or_default())}))
-            .collect();
+    pub(super) fn container(&mut self, name: &'a str, service: &'a Node, volumes: &mut Vec<Json>) -> Json {
+        let image = match self.text(service, &["image"]) {
+            Some(image) => image.to_owned(),
+            None => format!("{}-{name}", self.project.name),
+        };
+        let mut container = json!({"name": self.name(name), "image": image});
+        self.command(name, service, &mut container);
+        let variables = self.variables(name, service);
         if !variables.is_empty() {
             container["env"] = Json::Array(variables);
         }
-        let mut ports: Vec<Json> = Vec::new();
-        for port in service.get(&["ports"]).map(Node::items).unwrap_or_default() {
-            let Some(target) = port.get(&["target"]).and_then(Node::as_int) else { continue };
-            let protocol = port.text(&["protocol"]).unwrap_or("tcp").to_uppercase();
-            let port = json!({"containerPort": target, "protocol": protocol});
-            if !ports.contains(&port) {
-                ports.push(port);
-            }
-        }
+        let ports = self.container_ports(service);
         if !ports.is_empty() {
             container["ports"] = Json::Array(ports);
         }
-        if let Some(directory) = service.text(&["working_dir"]) {
+        if let Some(directory) = self.text(service, &["working_dir"]) {
             container["workingDir"] = json!(directory);
         }
         for (key, field) in [("tty", "tty"), ("stdin_open", "stdin")] {
-            if is_true(service, key) {
+            if self.flag(service, &[key]) {
                 container[field] = json!(true);
             }
         }
@@ -120,10 +36,18 @@ impl Converter<'_> {
             _ => None,
         };
         if let Some(policy) = policy {
+            self.done_at(service, &["pull_policy"]);
             container["imagePullPolicy"] = json!(policy);
         }
         self.probes(name, service, &mut container);
-        resources(service, &mut container);
+        let lifecycle = self.lifecycle(name, service);
+        if lifecycle.as_object().is_some_and(|l| !l.is_empty()) {
+            container["lifecycle"] = lifecycle;
+        }
+        let resources = self.resources(name, service);
+        if resources.as_object().is_some_and(|r| !r.is_empty()) {
+            container["resources"] = resources;
+        }
         let security = self.security(name, service);
         if security.as_object().is_some_and(|s| !s.is_empty()) {
             container["securityContext"] = security;
@@ -135,136 +59,83 @@ impl Converter<'_> {
         container
     }
 
-    fn probes(&mut self, name: &str, service: &Node, container: &mut Json) {
-        let Some(check) = service.get(&["healthcheck"]) else { return };
-        let test = check.get(&["test"]).map(Node::items).unwrap_or_default();
-        let words: Vec<String> =
-            test.iter().skip(1).map(|w| w.as_str().unwrap_or_default().to_owned()).collect();
-        let command = match test.first().and_then(Node::as_str) {
-            _ if is_true(check, "disable") => return,
-            Some("NONE") => return,
-            Some("CMD") => words,
-            Some("CMD-SHELL") => vec!["/bin/sh".into(), "-c".into(), words.join(" ")],
-            _ => {
-                self.lose(
-                    &check.span,
-                    format!("services.{name}.healthcheck: the test of the image is not known"),
-                );
-                return;
+    fn command(&mut self, name: &str, service: &'a Node, container: &mut Json) {
+        for (key, field) in [("entrypoint", "command"), ("command", "args")] {
+            let Some(list) = service.get(&[key]).filter(|n| matches!(n.value, Value::Seq(_))) else {
+                continue;
+            };
+            self.done(list);
+            let words: Vec<String> =
+                list.items().iter().map(|w| literal(w.as_str().unwrap_or_default())).collect();
+            if words.is_empty() {
+                // An own entry point already takes the image's command away.
+                if key == "entrypoint" || service.get(&["entrypoint"]).is_none_or(Node::is_null) {
+                    let message = format!("services.{name}.{key} is lost: it cannot take the image's away");
+                    self.lose(list, message);
+                }
+                continue;
             }
-        };
-        let seconds = |key: &str, default: i64| {
-            check.text(&[key]).map_or(default, |t| ((nanoseconds(t) + SECOND - 1) / SECOND).max(1))
-        };
-        let period = seconds("interval", 30);
-        let retries = check.get(&["retries"]).and_then(Node::as_int).unwrap_or(3).max(1);
-        let probe = json!({
-            "exec": {"command": command},
-            "periodSeconds": period,
-            "timeoutSeconds": seconds("timeout", 30),
-            "failureThreshold": retries,
-        });
-        if check.get(&["start_period"]).is_some() {
-            let often = seconds("start_interval", 5);
-            let mut startup = probe.clone();
-            startup["periodSeconds"] = json!(often);
-            startup["failureThreshold"] = json!(seconds("start_period", 1) / often + retries);
-            container["startupProbe"] = startup;
+            container[field] = json!(words);
         }
-        container["readinessProbe"] = probe;
     }
 
-    fn security(&mut self, name: &str, service: &Node) -> Json {
-        let mut security = json!({});
-        let list = |key: &str| -> Vec<String> {
-            let items = service.get(&[key]).map(Node::items).unwrap_or_default();
-            items
-                .iter()
-                .filter_map(Node::as_str)
-                .map(|c| c.trim_start_matches("CAP_").to_uppercase())
-                .collect()
-        };
-        let (add, mut drop) = (list("cap_add"), list("cap_drop"));
-        let mut root = true;
-        if let Some(user) = service.get(&["user"]) {
-            let text = user.scalar().unwrap_or_default();
-            let (who, group) = text.split_once(':').map_or((text.as_str(), None), |(w, g)| (w, Some(g)));
-            match (who.parse::<i64>(), group.map(str::parse::<i64>)) {
-                (Ok(number), group) => {
-                    root = number == 0;
-                    security["runAsUser"] = json!(number);
-                    if let Some(Ok(group)) = group {
-                        security["runAsGroup"] = json!(group);
-                    } else if group.is_some() {
-                        self.lose(&user.span, format!("services.{name}.user: the group has to be a number"));
-                    }
-                }
-                (Err(_), _) => {
-                    self.lose(&user.span, format!("services.{name}.user: {text:?} has to be a number"));
-                }
+    fn variables(&mut self, name: &str, service: &'a Node) -> Vec<Json> {
+        let mut found = Vec::new();
+        for (key, value) in entries(service, "environment") {
+            self.done(value);
+            let full = format!("services.{name}.environment.{}", key.name);
+            if value.is_null() {
+                self.tell(&key.span, format!("{full} is lost: it has no value here to take along"));
+            } else if !key.name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=')
+                || key.name.is_empty()
+            {
+                self.tell(&key.span, format!("{full} is lost: no variable of a pod can have this name"));
+            } else {
+                found.push(json!({"name": key.name, "value": literal(&value.scalar().unwrap_or_default())}));
             }
         }
-        for option in service.get(&["security_opt"]).map(Node::items).unwrap_or_default() {
-            match option.as_str().unwrap_or_default() {
-                "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true" => {
-                    security["allowPrivilegeEscalation"] = json!(false);
-                }
-                "seccomp=unconfined" | "seccomp:unconfined" => {
-                    security["seccompProfile"] = json!({"type": "Unconfined"});
-                }
-                "apparmor=unconfined" | "apparmor:unconfined" => {
-                    security["appArmorProfile"] = json!({"type": "Unconfined"});
-                }
-                other => {
-                    self.lose(&option.span, format!("services.{name}.security_opt: {other:?} is lost"));
-                }
-            }
-        }
-        if is_true(service, "privileged") {
-            security["privileged"] = json!(true);
-            return security;
-        }
-        if is_true(service, "read_only") {
-            security["readOnlyRootFilesystem"] = json!(true);
-        }
-        // The restricted profile, where the file says that no more is needed.
-        if !root && add.iter().all(|c| c == "NET_BIND_SERVICE") {
-            security["runAsNonRoot"] = json!(true);
-            security["allowPrivilegeEscalation"] = json!(false);
-            drop = vec!["ALL".to_owned()];
-        }
-        if !add.is_empty() || !drop.is_empty() {
-            security["capabilities"] = json!({});
-            for (field, names) in [("add", add), ("drop", drop)] {
-                if !names.is_empty() {
-                    security["capabilities"][field] = json!(names);
+        found
+    }
+
+    fn container_ports(&mut self, service: &'a Node) -> Vec<Json> {
+        let mut found: Vec<Json> = Vec::new();
+        for port in items(service, "ports") {
+            let Some(target) = self.int(port, &["target"]) else { continue };
+            let protocol = port.text(&["protocol"]).unwrap_or("tcp").to_uppercase();
+            let mut entry = json!({"containerPort": target, "protocol": protocol});
+            if self.options.publish == Publish::HostPort
+                && let Some(number) = port.text(&["published"]).and_then(|p| p.parse::<i64>().ok())
+            {
+                entry["hostPort"] = json!(number);
+                if let Some(address) = port.text(&["host_ip"]) {
+                    entry["hostIP"] = json!(address);
                 }
             }
+            if !found.contains(&entry) {
+                found.push(entry);
+            }
         }
-        security
+        found
+    }
+
+    /// Hooks: the cluster runs one command at each end of a container's life.
+    fn lifecycle(&mut self, name: &str, service: &'a Node) -> Json {
+        let mut found = json!({});
+        for (key, field) in [("post_start", "postStart"), ("pre_stop", "preStop")] {
+            let mut hooks = items(service, key).iter();
+            if let Some(first) = hooks.next() {
+                let words = self.texts(first, "command");
+                found[field] = json!({"exec": {"command": words}});
+            }
+            for more in hooks {
+                self.lose(more, format!("services.{name}.{key}: there is room for one command only"));
+            }
+        }
+        found
     }
 }
 
 /// The cluster replaces `$(NAME)`; a doubled dollar sign stays itself.
 fn literal(text: &str) -> String {
     text.replace("$(", "$$(")
-}
-
-fn resources(service: &Node, container: &mut Json) {
-    let mut found = json!({});
-    for (kind, field, memory, cpus) in
-        [("limits", "limits", "mem_limit", "cpus"), ("reservations", "requests", "mem_reservation", "-")]
-    {
-        let long = |name: &str| service.get(&["deploy", "resources", kind, name]);
-        for (name, short) in [("memory", memory), ("cpu", cpus)] {
-            let long = long(if name == "cpu" { "cpus" } else { name });
-            let value = long.or_else(|| service.get(&[short])).and_then(Node::scalar);
-            if let Some(value) = value.filter(|v| v != "0" && !v.is_empty()) {
-                found[field][name] = json!(value);
-            }
-        }
-    }
-    if found.as_object().is_some_and(|f| !f.is_empty()) {
-        container["resources"] = found;
-    }
 }

@@ -1,194 +1,392 @@
 //! Volumes, secrets and configs.
 
-use super::{Converter, dns_name};
+use super::{Converter, entries, items};
 use crate::node::Node;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
 
-/// Largest content of a secret, a config or a bound file, in bytes; the cluster takes a mebibyte.
-const MAX_CONTENT: usize = 1 << 20;
+/// Largest content of a secret, a config or a bound file, in bytes; the cluster takes a mebibyte in all.
+const MAX_CONTENT: usize = 1_000_000;
 
-impl Converter<'_> {
+/// Size of a volume of which nobody said one.
+const ASSUMED_SIZE: &str = "1Gi";
+
+/// The mounts of a container while they are collected.
+struct Mounts<'m> {
+    /// Name of the container, for names of volumes.
+    own: String,
+    found: Vec<Json>,
+    /// Volumes of the pod.
+    volumes: &'m mut Vec<Json>,
+}
+
+impl Mounts<'_> {
+    /// A name that no volume of the pod has.
+    fn volume(&self, what: &str, number: usize) -> String {
+        let mut name = format!("{}-{what}-{number}", self.own);
+        while self.volumes.iter().any(|v| v["name"] == name.as_str()) {
+            name.push('x');
+        }
+        name
+    }
+
+    fn add(&mut self, volume: Json, mut mount: Json) {
+        if mount.get("name").is_none() {
+            mount["name"] = volume["name"].clone();
+        }
+        if !self.volumes.contains(&volume) {
+            self.volumes.push(volume);
+        }
+        self.found.push(mount);
+    }
+}
+
+impl<'a> Converter<'a> {
     /// Secrets and configs of the project.
     pub(super) fn contents(&mut self) {
-        for (section, kind, field) in [("secrets", "Secret", "stringData"), ("configs", "ConfigMap", "data")]
+        for (section, kind, text_field, binary_field) in
+            [("secrets", "Secret", "stringData", "data"), ("configs", "ConfigMap", "data", "binaryData")]
         {
             for (name, entry) in self.project.section(section) {
+                let default = format!("{}_{name}", self.project.name);
+                let kind_of_names = super::section_kind(section);
+                let full = self.names.of(kind_of_names, name);
+                let wanted = entry.text(&["name"]).filter(|n| *n != default);
+                self.done_at(entry, &["name"]);
+                if let Some(wanted) = wanted.filter(|w| *w != full) {
+                    self.tell(
+                        &entry.span,
+                        format!("{section}.{name}: {wanted:?} is called {full} in the cluster"),
+                    );
+                }
+                let key = data_key(name);
                 if entry.get(&["external"]).is_some() {
-                    continue;
-                }
-                match self.content(entry) {
-                    Ok(text) => {
-                        let full = content_name(section, name);
-                        self.add("v1", kind, &full, None, json!({field: {dns_name(name): text}}));
-                    }
-                    Err(why) => self.lose(&entry.span, format!("{section}.{name}: {why}")),
-                }
-            }
-        }
-    }
-
-    fn content(&self, entry: &Node) -> Result<String, String> {
-        if let Some(text) = entry.text(&["content"]) {
-            return Ok(text.to_owned());
-        }
-        if let Some(variable) = entry.text(&["environment"]) {
-            let value = self.project.environment.get(variable);
-            return value.cloned().ok_or_else(|| format!("variable {variable} is not set"));
-        }
-        self.text_file(entry.text(&["file"]).unwrap_or_default())
-    }
-
-    fn text_file(&self, path: &str) -> Result<String, String> {
-        let content = self.files.read(path, MAX_CONTENT).map_err(|e| format!("cannot read {path}: {e}"))?;
-        String::from_utf8(content).map_err(|_| format!("{path} is no UTF-8 text"))
-    }
-
-    /// Mounts of a container; what they need of the pod is added to `volumes`.
-    pub(super) fn mounts(&mut self, name: &str, service: &Node, volumes: &mut Vec<Json>) -> Vec<Json> {
-        let mut found = Vec::new();
-        let own = self.name(name);
-        for (i, mount) in service.get(&["volumes"]).map(Node::items).unwrap_or_default().iter().enumerate() {
-            let target = mount.text(&["target"]).unwrap_or_default();
-            let source = mount.text(&["source"]);
-            let read_only = mount.get(&["read_only"]).and_then(Node::as_bool) == Some(true);
-            let volume = numbered(&own, "volume", i);
-            let mut entry = json!({"name": volume, "mountPath": target});
-            if read_only {
-                entry["readOnly"] = json!(true);
-            }
-            match (mount.text(&["type"]).unwrap_or_default(), source) {
-                ("volume", Some(source)) => {
-                    let claim = dns_name(source);
-                    entry["name"] = json!(claim);
-                    if let Some(path) = mount.text(&["volume", "subpath"]) {
-                        entry["subPath"] = json!(path);
-                    }
-                    let pod = json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
-                    if !volumes.contains(&pod) {
-                        volumes.push(pod);
-                    }
-                }
-                ("volume", None) => volumes.push(json!({"name": volume, "emptyDir": {}})),
-                ("tmpfs", _) => volumes.push(memory(&volume, mount.text(&["tmpfs", "size"]))),
-                ("bind", Some(source)) => {
-                    self.bind(name, mount, source, &volume, &mut entry, volumes);
-                }
-                (kind, _) => {
-                    self.lose(
-                        &mount.span,
-                        format!("services.{name}.volumes: a mount of type {kind} is lost"),
+                    self.done_at(entry, &["external"]);
+                    self.tell(
+                        &entry.span,
+                        format!("{section}.{name}: {kind} {full} has to have the key {key}"),
                     );
                     continue;
                 }
-            }
-            found.push(entry);
-        }
-        for (i, tmpfs) in service.get(&["tmpfs"]).map(Node::items).unwrap_or_default().iter().enumerate() {
-            let text = tmpfs.as_str().unwrap_or_default();
-            let (path, options) = text.split_once(':').unwrap_or((text, ""));
-            let volume = numbered(&own, "tmpfs", i);
-            let size = options.split(',').find_map(|o| o.strip_prefix("size=")).and_then(crate::units::bytes);
-            volumes.push(memory(&volume, size.map(|s| s.to_string()).as_deref()));
-            found.push(json!({"name": volume, "mountPath": path}));
-        }
-        if let Some(size) = service.text(&["shm_size"]) {
-            let volume = numbered(&own, "shm", 0);
-            volumes.push(memory(&volume, Some(size)));
-            found.push(json!({"name": volume, "mountPath": "/dev/shm"}));
-        }
-        for (section, field) in [("secrets", "secret"), ("configs", "configMap")] {
-            let items = service.get(&[section]).map(Node::items).unwrap_or_default();
-            for (i, item) in items.iter().enumerate() {
-                let source = item.text(&["source"]).unwrap_or_default();
-                let volume = numbered(&own, field.to_lowercase().as_str(), i);
-                let external = self.project.model.get(&[section, source, "external"]).is_some();
-                let full = match self.project.model.text(&[section, source, "name"]) {
-                    Some(name) if external => dns_name(name),
-                    _ => content_name(section, source),
-                };
-                let key = dns_name(source);
-                let mut pod =
-                    if section == "secrets" { json!({"secretName": full}) } else { json!({"name": full}) };
-                if let Some(mode) = item.get(&["mode"]).and_then(Node::as_int) {
-                    pod["defaultMode"] = json!(mode);
-                }
-                for owner in ["uid", "gid"] {
-                    if let Some(node) = item.get(&[owner]) {
-                        self.lose(&node.span, format!("services.{name}.{section}: {owner} is lost"));
+                let content = self.content(entry);
+                match content {
+                    Ok(content) => {
+                        let annotations = self.annotations(entry, &["labels"], &format!("{section}.{name}"));
+                        let mut body = json!({"annotations": annotations});
+                        match String::from_utf8(content) {
+                            Ok(text) => body[text_field] = json!({key: text}),
+                            Err(bytes) => {
+                                body[binary_field] = json!({key: STANDARD.encode(bytes.as_bytes())});
+                            }
+                        }
+                        self.add("v1", kind, &full, None, body);
+                    }
+                    Err(why) => {
+                        self.done(entry);
+                        self.tell(
+                            &entry.span,
+                            format!("{section}.{name}: {kind} {full} is not written: {why}"),
+                        );
                     }
                 }
-                volumes.push(json!({"name": volume, field: pod}));
-                let target = item.text(&["target"]).unwrap_or_default();
-                found.push(json!({"name": volume, "mountPath": target, "subPath": key, "readOnly": true}));
             }
         }
-        found
     }
 
-    /// A small text file that is only read becomes a config; everything else stays on its node.
-    fn bind(
+    fn content(&mut self, entry: &'a Node) -> Result<Vec<u8>, String> {
+        if let Some(text) = self.text(entry, &["content"]) {
+            return Ok(text.as_bytes().to_vec());
+        }
+        if let Some(variable) = self.text(entry, &["environment"]) {
+            let value = self.project.environment.get(variable);
+            return value
+                .map(|v| v.as_bytes().to_vec())
+                .ok_or_else(|| format!("variable {variable} is not set"));
+        }
+        match self.text(entry, &["file"]) {
+            Some(path) => self.files.read(path, MAX_CONTENT).map_err(|e| format!("cannot read {path}: {e}")),
+            None => Err("nothing says what is in it".to_owned()),
+        }
+    }
+
+    /// Mounts of a container; what they need of the pod is added to `volumes`.
+    pub(super) fn mounts(&mut self, name: &'a str, service: &'a Node, volumes: &mut Vec<Json>) -> Vec<Json> {
+        let mut mounts = Mounts { own: self.name(name), found: Vec::new(), volumes };
+        for (i, mount) in items(service, "volumes").iter().enumerate() {
+            self.mount(name, mount, i, &mut mounts);
+        }
+        for (i, tmpfs) in items(service, "tmpfs").iter().enumerate() {
+            self.done(tmpfs);
+            let text = tmpfs.as_str().unwrap_or_default();
+            let (path, options) = text.split_once(':').unwrap_or((text, ""));
+            let mut size = None;
+            for option in options.split(',').filter(|o| !o.is_empty()) {
+                match option.strip_prefix("size=").and_then(crate::units::bytes) {
+                    Some(bytes) => size = Some(bytes.to_string()),
+                    None => {
+                        self.tell(&tmpfs.span, format!("services.{name}.tmpfs: {option} of {path} is lost"));
+                    }
+                }
+            }
+            let volume = memory(&mounts.volume("tmpfs", i), size.as_deref());
+            mounts.add(volume, json!({"mountPath": path}));
+        }
+        if let Some(size) = self.text(service, &["shm_size"]) {
+            let volume = memory(&mounts.volume("shm", 0), Some(size));
+            mounts.add(volume, json!({"mountPath": "/dev/shm"}));
+        }
+        for (section, field) in [("secrets", "secret"), ("configs", "configMap")] {
+            for (i, item) in items(service, section).iter().enumerate() {
+                self.content_mount(name, section, field, item, i, &mut mounts);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        let mut kept = Vec::with_capacity(mounts.found.len());
+        for mount in mounts.found {
+            let path = mount["mountPath"].as_str().unwrap_or_default().to_owned();
+            if path.is_empty() || path.contains(':') {
+                self.tell(&service.span, format!("services.{name}: nothing can be mounted at {path:?}"));
+            } else if !seen.insert(path.clone()) {
+                self.tell(&service.span, format!("services.{name}: two mounts at {path}; the first is kept"));
+            } else {
+                kept.push(mount);
+            }
+        }
+        kept
+    }
+
+    /// One secret or config.
+    fn content_mount(
         &mut self,
         name: &str,
-        mount: &Node,
-        source: &str,
-        volume: &str,
-        entry: &mut Json,
-        volumes: &mut Vec<Json>,
+        section: &'static str,
+        field: &str,
+        item: &'a Node,
+        number: usize,
+        mounts: &mut Mounts<'_>,
     ) {
-        let read_only = entry["readOnly"] == true;
+        let source = self.text(item, &["source"]).unwrap_or_default();
+        let full = self.names.of(super::section_kind(section), source);
+        let mut pod = if section == "secrets" { json!({"secretName": full}) } else { json!({"name": full}) };
+        if let Some(node) = item.get(&["mode"]) {
+            match node.as_int() {
+                Some(mode) if (0..=0o777).contains(&mode) => pod["defaultMode"] = json!(mode),
+                _ => self.lose(node, format!("services.{name}.{section}: this mode is lost")),
+            }
+            self.done(node);
+        }
+        for owner in ["uid", "gid"] {
+            if let Some(node) = item.get(&[owner]) {
+                self.lose(
+                    node,
+                    format!("services.{name}.{section}: {owner} is lost: files in pods are root's"),
+                );
+            }
+        }
+        let target = self.text(item, &["target"]).unwrap_or_default();
+        let volume = mounts.volume(&field.to_lowercase(), number);
+        mounts.add(
+            json!({"name": volume, field: pod}),
+            json!({"mountPath": target, "subPath": data_key(source), "readOnly": true}),
+        );
+    }
+
+    /// One mount of the list `volumes`.
+    fn mount(&mut self, name: &'a str, mount: &'a Node, number: usize, mounts: &mut Mounts<'_>) {
+        let target = self.text(mount, &["target"]).unwrap_or_default();
+        let volume = mounts.volume("volume", number);
+        let mut entry = json!({"mountPath": target});
+        if self.flag(mount, &["read_only"]) {
+            entry["readOnly"] = json!(true);
+        }
+        let source = mount.text(&["source"]);
+        match (mount.text(&["type"]).unwrap_or_default(), source) {
+            ("volume", Some(source)) => {
+                let claim = self.names.of("claims", source);
+                if let Some(path) = self.text(mount, &["volume", "subpath"]) {
+                    entry["subPath"] = json!(path);
+                }
+                if !self.flag(mount, &["volume", "nocopy"]) {
+                    let message = format!(
+                        "services.{name}.volumes: what the image has at {target} is not copied to it"
+                    );
+                    self.tell(&mount.span, message);
+                }
+                let in_pod =
+                    mounts.volumes.iter().find(|v| v["persistentVolumeClaim"]["claimName"] == claim.as_str());
+                let volume = in_pod.cloned().unwrap_or_else(|| {
+                    let name = mounts_name(mounts, &claim);
+                    json!({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+                });
+                mounts.add(volume, entry);
+            }
+            ("volume", None) => mounts.add(json!({"name": volume, "emptyDir": {}}), entry),
+            ("tmpfs", _) => {
+                let size = self.text(mount, &["tmpfs", "size"]);
+                mounts.add(memory(&volume, size), entry);
+            }
+            ("bind", Some(source)) => {
+                let volume = self.bind(name, mount, source, volume, &mut entry);
+                mounts.add(volume, entry);
+            }
+            ("image", Some(source)) => {
+                if let Some(path) = self.text(mount, &["image", "subpath"]) {
+                    entry["subPath"] = json!(path);
+                }
+                entry["readOnly"] = json!(true);
+                mounts.add(json!({"name": volume, "image": {"reference": source}}), entry);
+            }
+            (kind, _) => {
+                self.lose(mount, format!("services.{name}.volumes: a mount of type {kind} is lost"));
+                return;
+            }
+        }
+        self.done_at(mount, &["type"]);
+        self.done_at(mount, &["source"]);
+    }
+
+    /// A small file of the project that is only read becomes a config; everything else stays on its node.
+    fn bind(
+        &mut self,
+        name: &'a str,
+        mount: &'a Node,
+        source: &str,
+        volume: String,
+        entry: &mut Json,
+    ) -> Json {
+        // The node does as Docker: it makes a folder where there is nothing.
+        if mount.get(&["bind", "create_host_path"]).and_then(Node::as_bool) == Some(true) {
+            self.done_at(mount, &["bind", "create_host_path"]);
+        }
+        if let Some(propagation) = mount.text(&["bind", "propagation"]) {
+            let like = match propagation {
+                "rprivate" | "private" | "" => Some("None"),
+                "rslave" | "slave" => Some("HostToContainer"),
+                _ => None,
+            };
+            if let Some(like) = like {
+                self.done_at(mount, &["bind", "propagation"]);
+                entry["mountPropagation"] = json!(like);
+            }
+        }
         let inside = source.starts_with(&format!("{}/", self.project.directory.trim_end_matches('/')));
-        if let Some(text) = (read_only && inside).then(|| self.text_file(source).ok()).flatten() {
-            let key = source.rsplit('/').next().unwrap_or_default();
-            let key: String = key
-                .chars()
-                .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
-                .collect();
-            self.add("v1", "ConfigMap", volume, Some(name), json!({"data": {key.clone(): text}}));
-            volumes.push(json!({"name": volume, "configMap": {"name": volume}}));
+        if entry["readOnly"] == true
+            && inside
+            && let Ok(content) = self.files.read(source, MAX_CONTENT)
+        {
+            let key = data_key(source.rsplit('/').next().unwrap_or_default());
+            let full = self.names.give("configs", &format!("{name}/{volume}"), &volume);
+            let body = match String::from_utf8(content) {
+                Ok(text) => json!({"data": {key.clone(): text}}),
+                Err(bytes) => json!({"binaryData": {key.clone(): STANDARD.encode(bytes.as_bytes())}}),
+            };
+            self.add("v1", "ConfigMap", &full, Some(name), body);
             entry["subPath"] = json!(key);
-            return;
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("mountPropagation");
+            }
+            return json!({"name": volume, "configMap": {"name": full}});
         }
         let message = format!("services.{name}.volumes: {source} has to be on the node that the pod runs on");
-        self.lose(&mount.span, message);
-        volumes.push(json!({"name": volume, "hostPath": {"path": source}}));
+        self.tell(&mount.span, message);
+        json!({"name": volume, "hostPath": {"path": source}})
     }
 
     /// A claim for each named volume that a service mounts.
     pub(super) fn claims(&mut self) {
         let project = self.project;
-        let used: BTreeSet<&str> = project
-            .services()
-            .values()
-            .flat_map(|s| s.get(&["volumes"]).map(Node::items).unwrap_or_default())
-            .filter(|m| m.text(&["type"]) == Some("volume"))
-            .filter_map(|m| m.text(&["source"]))
-            .collect();
-        for name in used {
-            let entry = project.model.get(&["volumes", name]);
-            if entry.is_some_and(|e| e.get(&["external"]).is_some()) {
+        for (name, count) in std::mem::take(&mut self.mounted) {
+            let Some(entry) = project.model.get(&["volumes", name]) else { continue };
+            let full = self.names.of("claims", name);
+            let default = format!("{}_{name}", project.name);
+            let wanted = entry.text(&["name"]).filter(|n| *n != default).unwrap_or(name);
+            self.done_at(entry, &["name"]);
+            if wanted != full {
+                self.tell(&entry.span, format!("volumes.{name}: {wanted:?} is called {full} in the cluster"));
+            }
+            if count > 1 {
+                let message =
+                    format!("volumes.{name}: the {count} pods that mount it have to run on one node");
+                self.tell(&entry.span, message);
+            }
+            if entry.get(&["external"]).is_some() {
+                self.done_at(entry, &["external"]);
                 continue;
             }
-            if let Some(options) = entry.and_then(|e| e.get(&["driver_opts"])) {
-                self.lose(&options.span, format!("volumes.{name}.driver_opts: the storage class decides"));
+            if matches!(entry.text(&["driver"]), Some("local" | "")) {
+                self.done_at(entry, &["driver"]);
             }
+            let size = self.size(name, entry);
+            let annotations = self.annotations(entry, &["labels"], &format!("volumes.{name}"));
             let spec = json!({
                 "accessModes": ["ReadWriteOnce"],
-                "resources": {"requests": {"storage": "1Gi"}},
+                "resources": {"requests": {"storage": size}},
             });
-            self.add("v1", "PersistentVolumeClaim", &dns_name(name), None, json!({"spec": spec}));
+            let body = json!({"annotations": annotations, "spec": spec});
+            self.add("v1", "PersistentVolumeClaim", &full, None, body);
         }
+        for (name, entry) in project.section("volumes") {
+            let unused = !entries(&project.model, "services")
+                .iter()
+                .any(|(_, s)| items(s, "volumes").iter().any(|m| m.text(&["source"]) == Some(name)));
+            if unused {
+                self.done(entry);
+                self.tell(&entry.span, format!("volumes.{name} is lost: no service mounts it"));
+            }
+        }
+    }
+
+    /// The size that the file or the caller says, or one that is assumed.
+    fn size(&mut self, name: &str, entry: &'a Node) -> String {
+        if let Some(node) = entry.get(&["x-size"]) {
+            let text = node.scalar().unwrap_or_default();
+            if let Some(size) = quantity(&text) {
+                return size;
+            }
+            self.tell(&node.span, format!("volumes.{name}.x-size: {text:?} is no size; write it like 10Gi"));
+        }
+        if let Some(size) = &self.options.volume_size {
+            return size.clone();
+        }
+        let message = format!(
+            "volumes.{name}: its size is assumed to be {ASSUMED_SIZE}; say x-size here or --volume-size"
+        );
+        self.tell(&entry.span, message);
+        ASSUMED_SIZE.to_owned()
     }
 }
 
-fn content_name(section: &str, name: &str) -> String {
-    format!("{}-{}", section.trim_end_matches('s'), dns_name(name))
+/// A size as the cluster writes it: its own notation stays, that of Compose (`10gb`) becomes bytes.
+pub fn quantity(text: &str) -> Option<String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let units = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    if number.parse::<u32>().is_ok_and(|n| n > 0) && units.contains(&unit) {
+        return Some(text.to_owned());
+    }
+    crate::units::bytes(text).filter(|b| *b > 0).map(|b| b.to_string())
 }
 
-/// A name below a service that fits into a label.
-fn numbered(service: &str, what: &str, number: usize) -> String {
-    let front: String = service.chars().take(45).collect();
-    format!("{}-{what}-{number}", front.trim_end_matches('-'))
+/// A name for a claim's volume that no other volume of the pod has.
+fn mounts_name(mounts: &Mounts<'_>, claim: &str) -> String {
+    let mut name = claim.to_owned();
+    while mounts.volumes.iter().any(|v| v["name"] == name.as_str()) {
+        name.push_str("-claim");
+    }
+    name
+}
+
+/// A key of a Secret or ConfigMap.
+fn data_key(name: &str) -> String {
+    let key: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+        .take(253)
+        .collect();
+    // Two dots in front are the kubelet's own.
+    if key.is_empty() || key.starts_with("..") || key == "." { format!("x{key}") } else { key }
 }
 
 fn memory(name: &str, size: Option<&str>) -> Json {

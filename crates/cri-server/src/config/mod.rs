@@ -12,6 +12,7 @@ pub use text::{default_file, markdown_table};
 pub use values::{LogFilter, Number, OptionValue, Shape, SocketAddress};
 
 use crate::metrics::MetricsAddress;
+use gantry_pod_sandbox::Ulimit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -85,8 +86,16 @@ options! {
     local_listen, "local-listen": SocketAddress = "\"unix://{run_dir}/local.sock\"";
     /// Where exec, attach and port-forward are served. It stands in their URLs, so it cannot be 0.0.0.0.
     stream_address, "stream-address": SocketAddr = "\"127.0.0.1:0\"";
-    /// What becomes of an exec'd command whose client goes away: it is killed, or left to see the end of its
-    /// input.
+    /// Certificate (PEM, with those that sign it) that makes the streaming server speak TLS. Read again when it changes.
+    stream_tls_cert, "stream-tls-cert": Option<PathBuf> = "\"\"";
+    /// Private key (PEM) of that certificate.
+    stream_tls_key, "stream-tls-key": Option<PathBuf> = "\"\"";
+    /// Seconds after which a streaming connection is ended on which nothing comes or goes.
+    stream_idle_timeout, "stream-idle-timeout": Number<1, 604_800> = "14400";
+    /// Seconds that a client has to open the streams of its exec, attach or port-forward.
+    stream_creation_timeout, "stream-creation-timeout": Number<1, 3600> = "30";
+    /// What becomes of an exec'd command whose client, or whose daemon, goes away: it is killed, or left to see
+    /// the end of its input.
     exec_on_disconnect, "exec-on-disconnect": ExecOnDisconnect = "\"kill\"";
     /// Network of the kubelet's pods: CNI plugins, or the built-in bridge for tests and single nodes.
     cri_network, "cri-network": CriNetwork = "\"cni\"";
@@ -94,6 +103,10 @@ options! {
     cni_conf_dir, "cni-conf-dir": PathBuf = "\"/etc/cni/net.d\"";
     /// Directories of CNI plugins, searched in this order.
     cni_bin_dir, "cni-bin-dir": Vec<PathBuf> = "[\"/opt/cni/bin\"]";
+    /// Template of a CNI configuration, filled in with the addresses that the cluster gives this node
+    /// (UpdateRuntimeConfig) and written to the directory of configurations as 10-gantry.conflist. Left empty:
+    /// the addresses are only noted.
+    cni_conf_template, "cni-conf-template": Option<PathBuf> = "\"\"";
     /// Seconds that one call of one CNI plugin may take.
     cni_timeout, "cni-timeout": Number<1, 3600> = "60";
     /// Whether GC of CNI plugins is called after a restart, for networks that Gantry alone uses.
@@ -104,6 +117,11 @@ options! {
     cgroup_driver, "cgroup-driver": CgroupDriver = "\"cgroupfs\"";
     /// Handler of pods that name none; auto is the first of embedded, crun, runc that passes its self-test.
     default_runtime, "default-runtime": String = "\"auto\"";
+    /// Seconds between two samples of the use of CPUs; writable layers are looked at in every third round.
+    stats_interval, "stats-interval": Number<1, 3600> = "10";
+    /// Metrics of pods and containers that are told over the CRI, for kubelets without cAdvisor.
+    pod_metrics, "pod-metrics": Vec<PodMetric> = "[\"cpu\", \"memory\", \"oom\", \"network\", \"disk\", \
+        \"diskIO\", \"hugetlb\", \"process\", \"spec\", \"pressure\"]";
     /// Where metrics are served, over HTTP; a TCP address or unix:///path. Nowhere unless it is given.
     metrics_address, "metrics-address": Option<MetricsAddress> = "\"\"";
     /// Written once the sockets answer.
@@ -120,6 +138,16 @@ options! {
     /// Runtime handlers by name, beside those that are found: embedded, and runc and crun where they are
     /// in PATH.
     runtimes, "runtime": BTreeMap<String, PathBuf> = "{}";
+    /// Runtime handlers whose privileged containers get only the devices of the host that they ask for.
+    privileged_without_host_devices, "privileged-without-host-devices": Vec<String> = "[]";
+    /// Whether containers on the node's network go without an SELinux label unless they ask for one.
+    hostnetwork_disable_selinux, "hostnetwork-disable-selinux": bool = "true";
+    /// Directories of device specifications (CDI). Of two for one device the later directory's counts.
+    cdi_spec_dirs, "cdi-spec-dir": Vec<PathBuf> = "[\"/etc/cdi\", \"/var/run/cdi\"]";
+    /// Limits of every container's processes, as nofile=1024:4096 (soft and hard) or core=0 (both).
+    default_ulimits, "default-ulimit": Vec<Ulimit> = "[]";
+    /// Whether a missing source of a mount is made as a directory. The CRI wants such a container refused.
+    create_missing_mount_sources, "create-missing-mount-sources": bool = "false";
 }
 
 choices! {
@@ -129,6 +157,49 @@ choices! {
         Cni = "cni",
         /// The built-in bridge, for tests and single nodes.
         Builtin = "builtin",
+    }
+}
+
+choices! {
+    /// Metrics that one can choose, as groups.
+    PodMetric {
+        /// Use of CPUs, throttling.
+        Cpu = "cpu",
+        /// Memory by what it is for, faults.
+        Memory = "memory",
+        /// Processes killed for want of memory.
+        Oom = "oom",
+        /// Bytes and packets by interface.
+        Network = "network",
+        /// Space of writable layers.
+        Disk = "disk",
+        /// Reads and writes by device.
+        DiskIo = "diskIO",
+        /// Huge pages.
+        HugeTlb = "hugetlb",
+        /// Processes, threads, open files.
+        Process = "process",
+        /// Limits.
+        Spec = "spec",
+        /// Pressure stall information.
+        Pressure = "pressure",
+    }
+}
+
+impl From<PodMetric> for gantry_pod_sandbox::MetricGroup {
+    fn from(asked: PodMetric) -> Self {
+        match asked {
+            PodMetric::Cpu => Self::Cpu,
+            PodMetric::Memory => Self::Memory,
+            PodMetric::Oom => Self::Oom,
+            PodMetric::Network => Self::Network,
+            PodMetric::Disk => Self::Disk,
+            PodMetric::DiskIo => Self::DiskIo,
+            PodMetric::HugeTlb => Self::HugeTlb,
+            PodMetric::Process => Self::Process,
+            PodMetric::Spec => Self::Spec,
+            PodMetric::Pressure => Self::Pressure,
+        }
     }
 }
 
@@ -194,6 +265,10 @@ impl Config {
         if self.stream_address.ip().is_unspecified() {
             let reason = "is every address; name the one that clients connect to";
             found.push(("stream_address", reason.into()));
+        }
+        if self.stream_tls_cert.is_some() != self.stream_tls_key.is_some() {
+            let reason = "TLS needs both stream_tls_cert and stream_tls_key";
+            found.push(("stream_tls_cert", reason.into()));
         }
         // CNI_PATH separates directories by colons.
         let has_colon = |d: &PathBuf| d.as_os_str().as_encoded_bytes().contains(&b':');

@@ -1,6 +1,7 @@
 //! Types that an option can have: from TOML, from a flag.
 
 use crate::metrics::MetricsAddress;
+use gantry_pod_sandbox::Ulimit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -218,6 +219,14 @@ impl OptionValue for MetricsAddress {
 
     fn from_toml(value: &toml::Value) -> Result<Self, String> {
         text(value, "an address such as \"127.0.0.1:9550\"")?.parse()
+    }
+}
+
+impl OptionValue for Ulimit {
+    const PLACEHOLDER: &'static str = "NAME=SOFT:HARD";
+
+    fn from_toml(value: &toml::Value) -> Result<Self, String> {
+        text(value, "a limit such as \"nofile=1024:4096\"")?.parse()
     }
 }
 

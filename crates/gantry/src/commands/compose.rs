@@ -6,6 +6,7 @@ mod convert;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use gantry_compose::files::Files;
+use gantry_compose::report::Weight;
 use gantry_compose::{ComposeFile, Project, Request};
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -114,9 +115,9 @@ fn input() -> Result<String> {
     Ok(text)
 }
 
-/// Says on standard error what a project has that will not be done.
-fn tell(project: &Project) {
-    for finding in &project.findings {
+/// Says on standard error what a project leaves to chance, and with `here` what this machine will not do.
+fn tell(project: &Project, here: bool) {
+    for finding in project.findings.iter().filter(|f| here || f.weight == Weight::Noted) {
         eprintln!("gantry: {finding}");
     }
 }

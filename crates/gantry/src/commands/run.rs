@@ -259,6 +259,8 @@ fn container_config(args: &RunArgs) -> Result<v1::ContainerConfig> {
         args: args.command.clone(),
         working_dir: args.workdir.clone().unwrap_or_default(),
         envs: envs?,
+        stdin: args.interactive,
+        tty: args.tty,
         mounts: mounts?,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources),

@@ -175,9 +175,18 @@ fn a_second_start_and_unknown_ids_are_refused() {
     let forget = |id: &str| Request::Forget { container_id: id.into() };
     assert!(matches!(pod.ear.ask(&forget("nobody")), Reply::Done));
     assert_eq!(pod.failure(&forget("c")).kind, ErrorKind::Invalid);
-    let mut terminal = pod.bundle("tty", "true", |_| {});
-    terminal.terminal = true;
-    assert_eq!(pod.failure(&Request::Start(terminal)).kind, ErrorKind::Invalid);
+}
+
+#[test]
+fn a_terminal_that_the_configuration_does_not_have_fails_the_start() {
+    let pod = Pod::new();
+    let mut request = pod.bundle("tty", "true", |_| {});
+    request.terminal = true;
+    let failure = pod.failure(&Request::Start(request));
+    assert_eq!(failure.kind, ErrorKind::Runtime);
+    assert!(failure.message.contains("console socket"), "the runtime's own words: {}", failure.message);
+    // The id is free again.
+    assert_eq!(pod.run("tty", "exit 5").exit_code, 5);
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Ear {
 
     pub(crate) fn exec_exited(&self, id: &str) -> i32 {
         self.event(&format!("exit of session {id}"), |event| match event {
-            Event::ExecExited { exec_id, exit_code } if exec_id == id => Some(*exit_code),
+            Event::ExecExited(end) if end.exec_id == id => Some(end.exit_code),
             _ => None,
         })
     }

@@ -13,7 +13,9 @@ mod dir;
 mod exec;
 mod keeper;
 mod orphans;
+mod pod_cidr;
 mod result;
+mod template;
 mod watch;
 
 use crate::model::{AttachRequest, Attachment, Check, Quarantined, RecoverReport};
@@ -26,8 +28,9 @@ use conf::{Network, Version};
 use dir::Loaded;
 use keeper::Owed;
 use orphans::Orphans;
+pub use pod_cidr::PodCidr;
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -117,6 +120,22 @@ impl Cni {
     /// Why pods cannot have a network now; from memory.
     pub(crate) fn problem(&self) -> Option<String> {
         self.inner.problem()
+    }
+
+    /// Takes note of the node's ranges of addresses; see [`crate::Networks::set_pod_cidr`].
+    pub(crate) fn set_pod_cidr(&self, template: Option<&Path>, text: &str) -> Result<PodCidr> {
+        let ranges = pod_cidr::parse(text)?;
+        let Some(template) = template else { return Ok(PodCidr::NoTemplate) };
+        let conf_dir = &self.inner.config.conf_dir;
+        let own = conf_dir.join(pod_cidr::FILE);
+        let loaded = self.inner.current();
+        if let Some((_, file)) = &loaded.network
+            && *file != own
+            && !own.exists()
+        {
+            return Ok(PodCidr::Foreign(file.clone()));
+        }
+        pod_cidr::write(template, conf_dir, &ranges).map(PodCidr::Written)
     }
 
     pub(crate) async fn attach(&self, request: AttachRequest) -> Result<Attachment> {

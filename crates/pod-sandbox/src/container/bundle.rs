@@ -1,11 +1,13 @@
 //! The bundle: a container's `config.json`, from its request, its image and its pod.
 
-use super::{Container, paths};
+use super::{Container, paths, relabel};
 use crate::engine::Inner;
 use crate::error::{Kind, io_error};
 use crate::pod::{PodNamespaces, namespace_path};
 use crate::record::{ContainerState, User, write_json};
-use crate::spec::{self, ImageDefaults, Namespaces, Ns, PodFiles, SpecError, SpecInput, UserNs};
+use crate::spec::{
+    self, ImageDefaults, Namespaces, Ns, PodFiles, SpecAdjuster, SpecError, SpecInput, UserNs,
+};
 use crate::{Error, Result};
 use gantry_cri_api::v1::{self, NamespaceMode};
 use gantry_image_store::Image;
@@ -32,6 +34,8 @@ pub(super) fn write(
     container: &Container,
     config: &v1::ContainerConfig,
     image: &Image,
+    apparmor_default: Option<&str>,
+    labels: Option<&spec::Labels>,
 ) -> Result<Made> {
     let making = Stage::ContainerSpec.begin();
     let pod = container.pod.record().clone();
@@ -49,6 +53,11 @@ pub(super) fn write(
         resolv_conf: dir.join("resolv.conf"),
         shm: container.pod.shm_dir(),
     };
+    if let Some(labels) = labels {
+        let own = [&files.hosts, &files.hostname, &files.resolv_conf, &files.shm];
+        relabel::own(own, &labels.files)?;
+        relabel::volumes(&config.mounts, &labels.files, relabel::may_skip(&pod.config))?;
+    }
     let hostname = std::fs::read_to_string(&files.hostname).map_err(io_error("read", &files.hostname))?;
     let defaults = ImageDefaults {
         env: image.config.env.clone(),
@@ -57,6 +66,10 @@ pub(super) fn write(
         working_dir: image.config.working_dir.clone(),
     };
     let cgroup = container.record().cgroup.clone();
+    let with_host_devices = !inner.policy.privileged_without_host_devices.contains(&pod.handler);
+    let all_devices = security.privileged && with_host_devices;
+    let devices = crate::host::device_nodes(config.devices.iter().map(|d| d.host_path.as_str()), all_devices);
+    let injected = crate::cdi::injection(&inner.policy.cdi_spec_dirs, config)?;
     let input = SpecInput {
         pod: &pod.config,
         container: config,
@@ -71,8 +84,14 @@ pub(super) fn write(
         home: &home,
         host: &inner.host,
         localhost_seccomp: profile.as_deref(),
+        apparmor_default,
+        selinux: labels,
+        policy: &inner.policy,
+        devices: &devices,
+        with_host_devices,
     };
-    let document = spec::container_spec(&input, &[])?;
+    let adjusters: Vec<&dyn SpecAdjuster> = injected.iter().map(|i| i as &dyn SpecAdjuster).collect();
+    let document = spec::container_spec(&input, &adjusters)?;
     let asked = config.linux.as_ref().and_then(|l| l.resources.as_ref()).map_or(0, |r| r.oom_score_adj);
     if document["process"]["oomScoreAdj"].as_i64() != Some(asked) {
         crate::host::warn_oom_score(asked);

@@ -1,6 +1,6 @@
 //! CreateContainer: everything that a user can get wrong is found here, before anything runs.
 
-use super::{CGROUP_PREFIX, Container, mapped, paths};
+use super::{CGROUP_PREFIX, Container, images, mapped, paths};
 use crate::engine::{ContainerKey, Engine, Inner};
 use crate::error::{Kind, io_error};
 use crate::flight::{blocking, lock};
@@ -61,7 +61,7 @@ impl Engine {
         }
         let key = ContainerKey { pod_id: pod.id.clone(), name: meta.name, attempt: meta.attempt };
         let (container, fresh) = {
-            let image = image(inner, realm, &config)?;
+            let image = image(inner, realm, config.image.as_ref())?;
             let mut state = lock(&inner.state);
             match state.container_keys.get(&key).and_then(|id| state.containers.get(id)) {
                 Some(container) => (container.clone(), false),
@@ -102,8 +102,7 @@ fn is_privileged(pod: &Pod) -> bool {
     security.is_some_and(|s| s.privileged)
 }
 
-fn image(inner: &Inner, realm: Realm, config: &v1::ContainerConfig) -> Result<Image> {
-    let spec = config.image.as_ref();
+pub(super) fn image(inner: &Inner, realm: Realm, spec: Option<&v1::ImageSpec>) -> Result<Image> {
     let wanted = spec.map(|i| i.image.as_str()).filter(|i| !i.is_empty());
     let wanted =
         wanted.ok_or_else(|| Error::new(Kind::InvalidArgument, "the configuration names no image"))?;
@@ -165,8 +164,21 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         return Err(Error::new(Kind::FailedPrecondition, message));
     }
     let config = container.record().config.clone();
-    let binds = config.mounts.iter().filter(|m| !m.host_path.is_empty());
-    paths::check_sources(binds.map(|m| PathBuf::from(&m.host_path)).collect()).await?;
+    let volumes = images::wanted(inner, pod.realm, &config)?;
+    let binds = config.mounts.iter().filter(|m| m.image.is_none() && !m.host_path.is_empty());
+    let binds = binds.map(|m| PathBuf::from(&m.host_path)).collect();
+    paths::check_sources(binds, inner.policy.create_missing_mount_sources).await?;
+    let security = config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default();
+    let labels = {
+        let record = pod.record().clone();
+        let can = inner.handlers.get(&record.handler)?.features().selinux;
+        spec::selinux_labels(&security, &record.config, &pod.id, &inner.host, &inner.policy, can)?
+            .filter(|_| !pod.is_sandboxed())
+    };
+    let apparmor = match pod.is_sandboxed() {
+        true => None,
+        false => inner.apparmor.default_for(&security).await?,
+    };
 
     let userns = mapped::user_namespace(pod)?;
     std::fs::DirBuilder::new()
@@ -197,6 +209,7 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
     let leasing = blocking(move || images.prepare(realm, &id, &leased).map(|_| ()).map_err(Error::from));
     Stage::ContainerImage.run(leasing).await?;
 
+    images::lease(inner, container, &volumes).await?;
     let rootfs = container.rootfs();
     container.promise(Undo::Unmount(rootfs.clone()))?;
     container.promise(Undo::RemoveCgroup(container.record().cgroup.clone()))?;
@@ -205,17 +218,19 @@ async fn build(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()> {
         move || {
             std::fs::create_dir(&rootfs).map_err(io_error("create", &rootfs))?;
             let mounting = Stage::ContainerSnapshot.begin();
-            match &userns {
-                Some(user) => {
-                    let outside = |uid, gid| user.outside(uid, gid);
-                    let owners = Owners { userns: user.fd.as_fd(), outside: &outside };
-                    inner.images.mount_mapped(&container.id, &rootfs, &owners)?;
-                }
-                None => inner.images.mount(&container.id, &rootfs)?,
-            }
+            let outside = |uid, gid| userns.as_ref().and_then(|user| user.outside(uid, gid));
+            let owners = userns.as_ref().map(|user| Owners { userns: user.fd.as_fd(), outside: &outside });
+            let context = labels.as_ref().map(|l| l.files.as_str());
+            inner.images.mount_as(&container.id, &rootfs, owners.as_ref(), context)?;
+            images::mount(&inner, &container, &volumes, &mut config.mounts, owners.as_ref(), context)?;
             mapped::map_sources(&container, &mut config.mounts, userns.as_ref())?;
             drop(mounting);
-            super::bundle::write(&inner, &container, &config, &image)
+            let made = super::bundle::write(&inner, &container, &config, &image, apparmor, labels.as_ref())?;
+            // There is next to nothing in it yet.
+            if let Err(error) = container.layer.measure(&inner, &container.id) {
+                tracing::debug!(container = %container.id, %error, "space not measured");
+            }
+            Ok(made)
         }
     };
     let made = blocking(made).await?;

@@ -43,15 +43,21 @@ pub(super) fn read_in_root(rootfs: &Path, name: &str) -> Result<String> {
 
 /// Checks that every source of a bind mount is there.
 ///
+/// With `create`, one that is not there becomes a directory (as CRI-O and Docker do it).
+///
 /// A file system that does not answer (a dead network mount) fails the call after a while instead of
 /// holding it; the stage is named in the error.
-pub(super) async fn check_sources(sources: Vec<PathBuf>) -> Result<()> {
+pub(super) async fn check_sources(sources: Vec<PathBuf>, create: bool) -> Result<()> {
     let stage = std::sync::Arc::new(std::sync::Mutex::new(PathBuf::new()));
     let shown = stage.clone();
     let check = blocking(move || {
         for source in sources {
             crate::flight::lock(&shown).clone_from(&source);
-            if let Err(e) = std::fs::metadata(&source) {
+            let mut found = std::fs::metadata(&source).map(drop);
+            if create && found.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+                found = std::fs::create_dir_all(&source);
+            }
+            if let Err(e) = found {
                 let message =
                     format!("mount source {}: {e}; create it or correct the path", source.display());
                 return Err(Error::new(Kind::InvalidArgument, message));
@@ -122,8 +128,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_source_is_named() {
-        let error = check_sources(vec!["/proc".into(), "/nonexistent/volume".into()]).await.unwrap_err();
+        let error =
+            check_sources(vec!["/proc".into(), "/nonexistent/volume".into()], false).await.unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.to_string().contains("/nonexistent/volume"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_source_is_made_where_the_node_wants_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, file) = (dir.path().join("a/b"), dir.path().join("file"));
+        std::fs::write(&file, "kept").unwrap();
+        check_sources(vec![missing.clone(), file.clone()], true).await.unwrap();
+        assert!(missing.is_dir());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+        let error = check_sources(vec![file.join("below")], true).await.unwrap_err();
+        assert!(error.to_string().contains("file/below"), "{error}");
     }
 }

@@ -71,9 +71,12 @@ impl Inner {
             remove_tree(&dir)
         };
         blocking(remove).await?;
-        let mut state = lock(&self.state);
-        state.containers.remove(&container.id);
-        state.container_keys.retain(|_, id| *id != container.id);
+        {
+            let mut state = lock(&self.state);
+            state.containers.remove(&container.id);
+            state.container_keys.retain(|_, id| *id != container.id);
+        }
+        self.events.container_removed(container);
         Ok(())
     }
 }

@@ -15,7 +15,17 @@ pub struct Features {
     pub recursive_read_only: bool,
     /// Pods in user namespaces of their own.
     pub user_namespaces: bool,
+    /// Writing the state of a running container to files.
+    #[serde(default)]
+    pub checkpoint: bool,
+    /// SELinux labels of processes and files.
+    #[serde(default)]
+    pub selinux: bool,
 }
+
+/// Annotations by which OCI runtimes say that they can checkpoint; none has a name of the specification.
+const CHECKPOINT: [&str; 2] =
+    ["org.opencontainers.runc.checkpoint.enabled", "run.oci.crun.checkpoint.enabled"];
 
 /// Asks `program`. A runtime that does not know the question is taken to have none of the features: a pod
 /// that asks for one is refused, and not run with less.
@@ -61,6 +71,8 @@ fn parse(document: &str, kernel_maps_layers: bool) -> Features {
     Features {
         recursive_read_only: lists(&document["mountOptions"], "rro"),
         user_namespaces: kernel_maps_layers && lists(&document["linux"]["namespaces"], "user"),
+        selinux: document["linux"]["selinux"]["enabled"] == true,
+        checkpoint: CHECKPOINT.iter().any(|name| document["annotations"][*name] == "true"),
     }
 }
 
@@ -70,8 +82,11 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_counts() {
-        let all = r#"{"mountOptions": ["ro", "rro"], "linux": {"namespaces": ["pid", "user"]}}"#;
-        assert_eq!(parse(all, true), Features { recursive_read_only: true, user_namespaces: true });
+        let all = r#"{"mountOptions": ["ro", "rro"], "linux": {"namespaces": ["pid", "user"], "selinux": {"enabled": true}},
+            "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"}}"#;
+        let every =
+            Features { recursive_read_only: true, user_namespaces: true, checkpoint: true, selinux: true };
+        assert_eq!(parse(all, true), every);
         assert!(!parse(all, false).user_namespaces);
         let less = r#"{"mountOptions": ["ro"], "linux": {"namespaces": ["pid"]}}"#;
         for text in [less, "{}", "", "[]"] {

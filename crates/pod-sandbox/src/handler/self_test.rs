@@ -246,7 +246,7 @@ fn run_container(handler: &Handler, options: &[String], bundle: &Path, id: &str)
 
 /// Waits at most [`LIMIT`] for a child; its exit code and the start of what it said on the one stream
 /// that is a pipe.
-pub(super) fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
+pub(crate) fn finish(mut child: Child) -> Result<(Option<i32>, String), String> {
     let stream: Option<Box<dyn Read + Send>> = match (child.stdout.take(), child.stderr.take()) {
         (Some(stdout), _) => Some(Box::new(stdout)),
         (None, Some(stderr)) => Some(Box::new(stderr)),

@@ -70,10 +70,13 @@ impl Inner {
     async fn forget_pod(&self, pod: &Arc<Pod>) -> Result<()> {
         let dir = pod.dir.clone();
         blocking(move || remove_tree(&dir)).await?;
-        let mut state = lock(&self.state);
-        state.pods.remove(&pod.id);
-        state.pod_keys.retain(|_, id| *id != pod.id);
+        {
+            let mut state = lock(&self.state);
+            state.pods.remove(&pod.id);
+            state.pod_keys.retain(|_, id| *id != pod.id);
+        }
         pod.set_gone();
+        self.events.pod_removed(pod);
         Ok(())
     }
 }

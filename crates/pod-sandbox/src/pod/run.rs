@@ -110,10 +110,12 @@ fn new_pod(
         ips: Vec::new(),
         cgroup_parent: place.cgroup,
         scope: place.scope,
+        resources: None,
+        overhead: None,
         log_directory,
     };
     let journal = Journal::new(&dir);
-    Ok(Pod::new(dir, record, journal))
+    Ok(Pod::new(dir, record, journal, inner.events.clone()))
 }
 
 async fn create(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<String> {
@@ -170,6 +172,7 @@ async fn build(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     }
     let root = PodRoot::of(user.as_ref());
     make_dirs(inner, pod, &record, root)?;
+    inner.limit_new_pod(&record)?;
     drop(recording);
 
     let hostname = hostname(&record, &namespaces);
@@ -349,6 +352,7 @@ fn check(realm: Realm, config: &v1::PodSandboxConfig) -> Result<(PodKey, String)
             config.log_directory
         )));
     }
+    super::sysctls::check(config)?;
     if let Some(dns) = &config.dns_config {
         let fields = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
         if let Some(field) = fields.into_iter().find(|f| !pod_files::is_clean(f)) {

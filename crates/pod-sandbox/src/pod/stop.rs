@@ -5,6 +5,7 @@ use crate::engine::{Engine, Inner};
 use crate::flight::{blocking, detached, lock};
 use crate::journal::Undo;
 use crate::monitor::{Monitor, Notice};
+use crate::orphans::exec_ended;
 use crate::record::{ContainerState, PodState};
 use crate::sandboxer::SANDBOX_EXITED;
 use crate::{Realm, Result};
@@ -86,7 +87,7 @@ impl Inner {
                     container.mark_running(started.process, started.started_at);
                 }
             }
-            Notice::Event(Event::ExecExited { exec_id, exit_code }) => pod.exec_exited(&exec_id, exit_code),
+            Notice::Event(Event::ExecExited(end)) => exec_ended(&pod, end),
             Notice::Event(Event::LogLost { container_id, lines, error }) => {
                 tracing::warn!(pod = %pod_id, container = %container_id, lines, error, "log lines were lost");
             }

@@ -16,6 +16,11 @@ const WORDS: usize = 2048;
 /// The whole environment, as for the runtimes that a monitor starts.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Whether a runtime would find `name` in its search path.
+pub(crate) fn has_program(name: &str) -> bool {
+    PATH.split(':').any(|dir| std::path::Path::new(dir).join(name).is_file())
+}
+
 /// Runs `command… args…` and waits for its success.
 ///
 /// # Errors
@@ -23,6 +28,11 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// [`Kind::Internal`] with the runtime's own words; [`Kind::DeadlineExceeded`] when it did not finish in
 /// time and was killed.
 pub(super) async fn run(command: &[String], args: &[&str]) -> Result<()> {
+    run_within(command, args, LIMIT).await
+}
+
+/// As [`run`], with at most `limit` for it; what the runtime started is killed with it.
+pub(crate) async fn run_within(command: &[String], args: &[&str], limit: Duration) -> Result<()> {
     let what = args.first().copied().unwrap_or_default();
     let failed = |e: std::io::Error| Error::internal(&e).context(format!("run the OCI runtime ({what})"));
     let (program, options) = command
@@ -38,9 +48,11 @@ pub(super) async fn run(command: &[String], args: &[&str]) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let stderr = child.stderr.take();
+    let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
     let work = async {
         let mut words = Vec::new();
         if let Some(mut stderr) = stderr {
@@ -52,7 +64,7 @@ pub(super) async fn run(command: &[String], args: &[&str]) -> Result<()> {
         }
         child.wait().await.map(|status| (status, words))
     };
-    match tokio::time::timeout(LIMIT, work).await {
+    match tokio::time::timeout(limit, work).await {
         Ok(Ok((status, _))) if status.success() => Ok(()),
         Ok(Ok((status, words))) => {
             let words = String::from_utf8_lossy(&words);
@@ -61,7 +73,11 @@ pub(super) async fn run(command: &[String], args: &[&str]) -> Result<()> {
         }
         Ok(Err(e)) => Err(failed(e)),
         Err(_) => {
-            let message = format!("the OCI runtime's {what} did not finish within {} s", LIMIT.as_secs());
+            if let Some(group) = group {
+                // The runtime has not been waited for: its number is still its own.
+                let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            let message = format!("the OCI runtime's {what} did not finish within {} s", limit.as_secs());
             Err(Error::new(Kind::DeadlineExceeded, message))
         }
     }

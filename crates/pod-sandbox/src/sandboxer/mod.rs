@@ -7,7 +7,7 @@
 //! runtime. The pause child stays in both cases: it holds the network namespace, which is connected
 //! before the sandbox starts, because gVisor takes over addresses and routes at that time.
 
-mod call;
+pub(crate) mod call;
 mod limits;
 mod root;
 mod sandbox;

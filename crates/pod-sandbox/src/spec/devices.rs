@@ -30,8 +30,8 @@ pub(super) fn devices(
     security: &v1::LinuxContainerSecurityContext,
 ) -> Result<(Vec<Value>, Vec<Value>), SpecError> {
     let mut nodes = BTreeMap::new();
-    if security.privileged {
-        nodes.extend(input.host.devices.iter().map(|d| (d.path.clone(), node(d, &d.path))));
+    if security.privileged && input.with_host_devices {
+        nodes.extend(input.devices.iter().map(|d| (d.path.clone(), node(d, &d.path))));
     }
     // Nothing but the standard devices (null, zero, full, random, urandom, tty, pts), which every OCI
     // runtime adds by itself, and what is asked for.
@@ -48,7 +48,7 @@ pub(super) fn devices(
         let wanted = asked.host_path.trim_end_matches('/');
         let below = format!("{wanted}/");
         let found: Vec<&HostDevice> =
-            input.host.devices.iter().filter(|d| d.path == wanted || d.path.starts_with(&below)).collect();
+            input.devices.iter().filter(|d| d.path == wanted || d.path.starts_with(&below)).collect();
         if found.is_empty() {
             return Err(bad("the host has no such device".into()));
         }
@@ -65,7 +65,7 @@ pub(super) fn devices(
             }));
         }
     }
-    if security.privileged {
+    if security.privileged && input.with_host_devices {
         rules = vec![json!({"allow": true, "access": "rwm"})];
     }
     Ok((nodes.into_values().collect(), rules))

@@ -4,22 +4,31 @@
 //! with a stable order of keys, so that golden files and people can compare two of them. What must be
 //! known of the host or read from the image comes in as data ([`SpecInput`]).
 
+mod apparmor;
 mod devices;
 mod linux;
 mod mounts;
 mod process;
 pub(crate) mod resources;
 mod seccomp;
+mod selinux;
 mod signal;
 mod users;
 
+pub(crate) use apparmor::{
+    DEFAULT_NAME as DEFAULT_APPARMOR, Wanted as AppArmorWanted, default_text as apparmor_default,
+    wanted as apparmor_wanted,
+};
 pub use devices::HostDevice;
 pub(crate) use process::CAPABILITIES;
 pub use process::exec_process;
 pub(crate) use seccomp::localhost_profile;
+pub use selinux::Labels;
+pub(crate) use selinux::labels as selinux_labels;
 pub use signal::{SIGTERM, cri_signal, stop_signal};
 pub use users::resolve_user;
 
+use crate::policy::ContainerPolicy;
 use crate::record::User;
 use gantry_cri_api::v1;
 use gantry_monitor_api::UserNamespace;
@@ -124,8 +133,6 @@ pub struct HostFacts {
     pub hugetlb: bool,
     /// Whether the kernel has x32 calls (x86-64 only), which a filter must then speak of.
     pub x32: bool,
-    /// Device nodes below `/dev`, for privileged containers.
-    pub devices: Vec<HostDevice>,
 }
 
 /// Everything that a bundle's configuration is made of.
@@ -157,6 +164,16 @@ pub struct SpecInput<'a> {
     pub host: &'a HostFacts,
     /// Text of the seccomp profile that the request names by path.
     pub localhost_seccomp: Option<&'a str>,
+    /// Name of the default AppArmor profile, where it is loaded.
+    pub apparmor_default: Option<&'a str>,
+    /// SELinux labels, where the kernel labels.
+    pub selinux: Option<&'a Labels>,
+    /// What holds for every container of the node.
+    pub policy: &'a ContainerPolicy,
+    /// Device nodes of the host: those that the request names, and all for a privileged container.
+    pub devices: &'a [HostDevice],
+    /// A privileged container gets all devices of the host; otherwise only those that it asks for.
+    pub with_host_devices: bool,
 }
 
 /// Something that changes a finished configuration (device injection, plugins).
@@ -178,10 +195,8 @@ pub fn container_spec(input: &SpecInput<'_>, adjusters: &[&dyn SpecAdjuster]) ->
     if let Some(propagation) = mounts::rootfs_propagation(&input.container.mounts) {
         linux_part["rootfsPropagation"] = json!(propagation);
     }
-    if let Some(label) = process::selinux_label(&security, input.host) {
-        // Files that the runtime makes for the container get the type for them, at the process's level.
-        let level = label.splitn(4, ':').nth(3).unwrap_or_default();
-        linux_part["mountLabel"] = json!(format!("system_u:object_r:container_file_t:{level}"));
+    if let Some(labels) = input.selinux {
+        linux_part["mountLabel"] = json!(labels.files);
     }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,

@@ -94,7 +94,17 @@ fn user_mount(mount: &v1::Mount) -> Result<Value, SpecError> {
         return bad("the path in the container must not contain '..'");
     }
     if mount.image.is_some() {
-        return bad("image volumes are not supported yet; copy the content into a volume");
+        // Its path is where the image was mounted for this container. Read-only and without programs that could
+        // be run, whatever the request says (CRI: `Mount.image`).
+        return match mount.host_path.starts_with('/') {
+            true => Ok(json!({
+                "destination": clean(destination),
+                "type": "bind",
+                "source": mount.host_path,
+                "options": ["bind", "rprivate", "ro", "noexec", "nosuid", "nodev"],
+            })),
+            false => bad("its image is not mounted"),
+        };
     }
     if !mount.host_path.starts_with('/') {
         return bad("the path on the host must be absolute");

@@ -1,9 +1,10 @@
 //! The process: command line, environment, identity, capabilities.
 
-use super::{HostFacts, SpecError, SpecInput, resources};
+use super::{SpecError, SpecInput, apparmor, resources};
+use crate::policy::Ulimit;
 use gantry_cri_api::v1;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Kind of terminal of a process that has one and is not told which.
 const DEFAULT_TERM: &str = "TERM=xterm";
@@ -63,13 +64,37 @@ pub(super) fn process(
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": resources::oom_score(oom, input.host)?,
     });
-    if let Some(profile) = apparmor(security, input)? {
+    if let Some(umask) = umask(input.pod, config)? {
+        process["user"]["umask"] = json!(umask);
+    }
+    if !input.policy.ulimits.is_empty() {
+        process["rlimits"] = input.policy.ulimits.iter().map(Ulimit::oci).collect();
+    }
+    if let Some(profile) = apparmor::profile(security, input)? {
         process["apparmorProfile"] = json!(profile);
     }
-    if let Some(label) = selinux_label(security, input.host) {
-        process["selinuxLabel"] = json!(label);
+    if let Some(labels) = input.selinux {
+        process["selinuxLabel"] = json!(labels.process);
     }
     Ok(process)
+}
+
+/// Annotations of a pod or container that name its umask, in octal digits; the later ones are the names that
+/// other CRI servers gave it first.
+const UMASK: [&str; 3] = ["gantry.io/umask", "umask.crio.io", "io.kubernetes.cri-o.umask"];
+
+/// The umask that the container or its pod asks for.
+fn umask(pod: &v1::PodSandboxConfig, container: &v1::ContainerConfig) -> Result<Option<u32>, SpecError> {
+    let named = |all: &'_ BTreeMap<String, String>| {
+        UMASK.iter().find_map(|name| all.get(*name).map(|text| (*name, text.clone())))
+    };
+    let Some((name, text)) = named(&container.annotations).or_else(|| named(&pod.annotations)) else {
+        return Ok(None);
+    };
+    let value = u32::from_str_radix(&text, 8).ok().filter(|v| *v <= 0o777);
+    let bad =
+        || SpecError::new(format!("annotation {name}"), format!("{text:.16?} is no umask such as 0022"));
+    value.map(Some).ok_or_else(bad)
 }
 
 /// A further process of a container: its own, with another command line.
@@ -82,20 +107,6 @@ pub fn exec_process(container: &Value, command: &[String], terminal: bool) -> Va
         env.push(json!(DEFAULT_TERM));
     }
     process
-}
-
-/// The label of the process where the kernel labels at all; elsewhere options say nothing, as the
-/// Kubernetes API means them.
-pub(super) fn selinux_label(
-    security: &v1::LinuxContainerSecurityContext,
-    host: &HostFacts,
-) -> Option<String> {
-    let asked = security.selinux_options.as_ref().filter(|_| host.selinux)?;
-    let or = |given: &str, default: &str| if given.is_empty() { default } else { given }.to_owned();
-    let user = or(&asked.user, "system_u");
-    let role = or(&asked.role, "system_r");
-    let kind = or(&asked.r#type, if security.privileged { "spc_t" } else { "container_t" });
-    Some(format!("{user}:{role}:{kind}:{}", or(&asked.level, "s0")))
 }
 
 /// Command and arguments as Kubernetes defines them: a command replaces the image's entrypoint and its
@@ -202,28 +213,6 @@ fn known(name: &str, field: &str) -> Result<String, SpecError> {
     match CAPABILITIES.contains(&full.as_str()) {
         true => Ok(full),
         false => Err(SpecError::new(field, format!("{name:.64?} is not a capability (capabilities(7))"))),
-    }
-}
-
-/// Old clients still send the deprecated field.
-#[allow(deprecated)]
-fn apparmor(
-    security: &v1::LinuxContainerSecurityContext,
-    input: &SpecInput<'_>,
-) -> Result<Option<String>, SpecError> {
-    let asked = match (&security.apparmor, security.apparmor_profile.as_str()) {
-        (Some(profile), _) => {
-            let localhost = i32::from(v1::security_profile::ProfileType::Localhost);
-            (profile.profile_type == localhost).then(|| profile.localhost_ref.clone())
-        }
-        (None, text) => text.strip_prefix("localhost/").map(str::to_owned),
-    };
-    match asked {
-        Some(name) if !input.host.apparmor => {
-            let reason = format!("profile {name:.64?} is asked for, but this kernel has no AppArmor");
-            Err(SpecError::new("apparmor", reason))
-        }
-        asked => Ok(asked.filter(|_| !security.privileged)),
     }
 }
 

@@ -65,7 +65,8 @@ pub(crate) fn localhost_profile(security: &v1::LinuxContainerSecurityContext) ->
     match &security.seccomp {
         Some(profile) => {
             let localhost = profile.profile_type == i32::from(ProfileType::Localhost);
-            localhost.then_some(profile.localhost_ref.as_str())
+            let path = profile.localhost_ref.as_str();
+            localhost.then_some(path.strip_prefix("localhost/").unwrap_or(path))
         }
         None => security.seccomp_profile_path.strip_prefix("localhost/"),
     }

@@ -8,7 +8,7 @@ use gantry_cri_api::v1;
 ///
 /// The request's user (`run_as_user`, else `run_as_username`) wins over the image's (`user`,
 /// `user:group`). Groups of the image that list the user are added unless the request's policy is
-/// `Strict`. `passwd` and `group` are the texts of the image's files.
+/// `Strict`; the primary group is always among the supplementary ones. `passwd` and `group` are the texts of the image's files.
 pub fn resolve_user(
     security: &v1::LinuxContainerSecurityContext,
     image_user: &str,
@@ -47,7 +47,9 @@ pub fn resolve_user(
         (None, Some(name)) => find_group(group, name)?,
         (None, None) => entry.as_ref().map_or(0, |e| e.gid),
     };
-    let mut additional = Vec::new();
+    // The primary group is among them: else a process that changes its primary group (a setgid program)
+    // would leave it, and with it what a file denies to that group.
+    let mut additional = vec![gid];
     for gid in &security.supplemental_groups {
         additional.push(id(*gid, "supplemental_groups")?);
     }
@@ -139,13 +141,13 @@ mod tests {
     #[test]
     fn image_users_by_every_spelling() {
         for (text, uid, gid, more, home) in [
-            ("", 0, 0, vec![], "/root"),
-            ("web", 33, 34, vec![50, 60], "/var/www"),
-            ("33", 33, 34, vec![50, 60], "/var/www"),
-            ("1000", 1000, 0, vec![], "/"),
-            ("1000:50", 1000, 50, vec![], "/"),
+            ("", 0, 0, vec![0], "/root"),
+            ("web", 33, 34, vec![34, 50, 60], "/var/www"),
+            ("33", 33, 34, vec![34, 50, 60], "/var/www"),
+            ("1000", 1000, 0, vec![0], "/"),
+            ("1000:50", 1000, 50, vec![50], "/"),
             ("web:log", 33, 50, vec![50, 60], "/var/www"),
-            (":log", 0, 50, vec![], "/root"),
+            (":log", 0, 50, vec![50], "/root"),
         ] {
             let (user, found) = resolve_user(&context(), text, PASSWD, GROUP).unwrap();
             let expected = User { uid, gid, additional_gids: more };
@@ -185,11 +187,11 @@ mod tests {
         asked.run_as_user = value(33);
         asked.supplemental_groups = vec![5, 5];
         let (user, _) = resolve_user(&asked, "root:www", PASSWD, GROUP).unwrap();
-        assert_eq!(user, User { uid: 33, gid: 34, additional_gids: vec![5, 50, 60] });
+        assert_eq!(user, User { uid: 33, gid: 34, additional_gids: vec![5, 34, 50, 60] });
         asked.supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict.into();
         asked.run_as_group = value(9);
         let (user, _) = resolve_user(&asked, "", PASSWD, GROUP).unwrap();
-        assert_eq!(user, User { uid: 33, gid: 9, additional_gids: vec![5] });
+        assert_eq!(user, User { uid: 33, gid: 9, additional_gids: vec![5, 9] });
         asked.run_as_user = value(-5);
         assert!(resolve_user(&asked, "", PASSWD, GROUP).is_err());
     }

@@ -39,6 +39,8 @@ pub(crate) struct Coding {
     pub(crate) base64: bool,
     /// Channels can be closed one by one.
     pub(crate) v5: bool,
+    /// The client is told, too, when nothing more will come on a channel. Kubernetes' clients expect that of none.
+    pub(crate) tells_ends: bool,
 }
 
 /// Our side of a WebSocket whose handshake is done.
@@ -188,6 +190,19 @@ impl Sender {
         }
     }
 
+    /// Says that nothing more will come, where the coding has words for it; otherwise a channel ends with the
+    /// connection.
+    pub(crate) async fn finish(self) -> io::Result<()> {
+        if !self.coding.tells_ends {
+            return Ok(());
+        }
+        let message = Message::Binary(Bytes::copy_from_slice(&[CLOSE_CHANNEL, self.channel]));
+        tokio::select! {
+            sent = self.out.send(Out::Message(message)) => sent.map_err(|_| gone()),
+            () = self.closed.cancelled() => Err(gone()),
+        }
+    }
+
     /// Cancelled when the client is gone.
     pub(crate) fn abandoned(&self) -> CancellationToken {
         self.closed.clone()
@@ -297,9 +312,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLAIN: Coding = Coding { base64: false, v5: false };
-    const TEXT: Coding = Coding { base64: true, v5: false };
-    const V5: Coding = Coding { base64: false, v5: true };
+    const PLAIN: Coding = Coding { base64: false, v5: false, tells_ends: false };
+    const TEXT: Coding = Coding { base64: true, v5: false, tells_ends: false };
+    const V5: Coding = Coding { base64: false, v5: true, tells_ends: false };
 
     #[test]
     fn messages_are_taken_apart() {

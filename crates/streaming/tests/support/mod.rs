@@ -9,6 +9,7 @@ use gantry_streaming::spdy::headers::Headers;
 use gantry_streaming::{
     AttachRequest, Config, Duplex, Endpoint, ExecRequest, Exit, ProcessFd, Session, Streaming,
 };
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,6 +54,17 @@ impl Endpoint for Fake {
     }
 }
 
+/// A process group that ends when this is dropped: a shell's children outlive the shell.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ended_already = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
 impl Fake {
     fn start(&self, request: &ExecRequest) -> Result<Session, String> {
         let pipe = || std::io::pipe().unwrap();
@@ -60,7 +72,7 @@ impl Fake {
         let (stdout, stdout_end) = pipe();
         let (stderr, stderr_end) = pipe();
         let mut command = tokio::process::Command::new(&request.argv[0]);
-        command.args(&request.argv[1..]).kill_on_drop(true);
+        command.args(&request.argv[1..]).process_group(0).kill_on_drop(true);
         match request.stdin {
             true => command.stdin(stdin_end),
             false => command.stdin(Stdio::null()),
@@ -68,16 +80,23 @@ impl Fake {
         let child = command.stdout(stdout_end).stderr(stderr_end).spawn();
         drop(command);
         let mut child = child.map_err(|e| e.to_string())?;
+        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
         let ended = CancellationToken::new();
         let (kill, killed) = oneshot::channel::<()>();
         let (tell, told) = oneshot::channel();
         let (processes, token) = (self.0.clone(), ended.clone());
         processes.running.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
+            let mut group = group;
             let code = tokio::select! {
-                status = child.wait() => status.unwrap().code().unwrap_or(137),
+                status = child.wait() => {
+                    // It has been reaped: its number may be another's.
+                    group.0 = None;
+                    status.unwrap().code().unwrap_or(137)
+                }
                 _ = killed => {
-                    child.kill().await.unwrap();
+                    drop(group);
+                    child.wait().await.unwrap();
                     137
                 }
             };

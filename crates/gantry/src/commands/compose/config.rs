@@ -63,7 +63,7 @@ pub(crate) enum Notation {
 
 pub(super) fn run(project: &ProjectArgs, args: &ConfigArgs) -> Result<ExitCode> {
     let Some(project) = load(project, !args.no_interpolate)? else { return Ok(ExitCode::FAILURE) };
-    tell(&project);
+    tell(&project, true);
     if args.quiet {
         return Ok(ExitCode::SUCCESS);
     }
