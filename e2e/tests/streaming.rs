@@ -155,6 +155,17 @@ fn attach_reads_writes_and_leaves_the_container_running() {
     playing.end();
 }
 
+/// Terminals that a process waits for: one whose other side is closed would wake it without end.
+fn watched_terminals(pid: &Value) -> usize {
+    let process = format!("/proc/{pid}");
+    let read = |dir: &str| std::fs::read_dir(format!("{process}/{dir}")).unwrap().flatten();
+    let infos = read("fdinfo").filter_map(|info| std::fs::read_to_string(info.path()).ok());
+    let text: String = infos.collect();
+    let watched = text.lines().filter_map(|l| l.strip_prefix("tfd:")?.split_whitespace().next());
+    let target = |fd: &str| std::fs::read_link(format!("{process}/fd/{fd}")).unwrap_or_default();
+    watched.filter(|fd| target(fd).ends_with("ptmx")).count()
+}
+
 #[test]
 fn attach_to_a_terminal() {
     let playing = Playing::new();
@@ -166,6 +177,8 @@ fn attach_to_a_terminal() {
             let said = on_terminal(&playing.crictl, "xyz\\n", &["attach", "-it", "-r", transport, &id]);
             assert!(said.stdout.contains("=xyz="), "{what}: {said:?}");
             playing.crictl.wait_exited(&id);
+            let info = playing.crictl.json(&["inspectp", &pod])["info"].clone();
+            assert_eq!(watched_terminals(&info["monitor"]["pid"]), 0, "{what}: a terminal that has ended");
             let log = playing.crictl.ok(&["logs", &id]);
             assert!(log.contains("/dev/pts/") || log.contains("/dev/console"), "{what}: {log}");
             playing.crictl.ok(&["rmp", "--force", &pod]);

@@ -61,7 +61,6 @@ fn exec_joins_the_containers_namespaces_as_its_user() {
 }
 
 /// `crictl port-forward` to one port; the client and the local port.
-#[expect(clippy::zombie_processes, reason = "the caller ends it")]
 fn forward(crictl: &Crictl, transport: &str, pod: &str, port: u16) -> (Child, u16) {
     let mut client = spawn(crictl, &["port-forward", "-r", transport, pod, &format!(":{port}")]);
     let mut output = BufReader::new(client.stdout.take().unwrap());

@@ -173,6 +173,14 @@ impl AsFd for LogThread {
     }
 }
 
+/// Takes a stream out of the epoll set. Closing alone would not: of a terminal there is another descriptor,
+/// and its hang-up would be told again and again.
+fn forget(epoll: &OwnedFd, source: &Source) {
+    if let Err(e) = epoll::delete(epoll, &source.fd) {
+        crate::note(format_args!("output of {}: epoll_ctl: {e}", source.id));
+    }
+}
+
 fn ring(event: BorrowedFd<'_>) {
     // A full counter has been rung enough.
     let _full = rustix::io::write(event, &1u64.to_ne_bytes());
@@ -307,7 +315,9 @@ impl Worker {
             }
             Order::Remove { id } => {
                 self.taps.end(&id, None);
-                self.streams.retain(|_, s| s.id != id);
+                for (_, source) in self.streams.extract_if(.., |_, s| s.id == id) {
+                    forget(&self.epoll, &source);
+                }
                 if let Some(loss) = self.logs.remove(&id).flatten().and_then(Sink::close) {
                     self.report_loss(id, loss);
                 }
@@ -371,8 +381,8 @@ impl Worker {
             }
         };
         if ended {
-            // Closing the descriptor takes it out of the epoll set.
             if let Some(source) = self.streams.remove(&token) {
+                forget(&self.epoll, &source);
                 self.taps.end(&source.id, Some(source.stream));
             }
         }
