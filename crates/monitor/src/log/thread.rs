@@ -380,11 +380,10 @@ impl Worker {
                 }
             }
         };
-        if ended {
-            if let Some(source) = self.streams.remove(&token) {
-                forget(&self.epoll, &source);
-                self.taps.end(&source.id, Some(source.stream));
-            }
+        let source = if ended { self.streams.remove(&token) } else { None };
+        if let Some(source) = source {
+            forget(&self.epoll, &source);
+            self.taps.end(&source.id, Some(source.stream));
         }
     }
 
