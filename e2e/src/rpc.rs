@@ -38,7 +38,8 @@ impl Events<'_> {
 impl Rpc {
     /// Dials `socket`.
     pub fn connect(socket: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // A thread of its own answers for the connection while the test does other things.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("build a runtime");
         let path = socket.to_owned();
         // The authority is never used: the connector ignores it.

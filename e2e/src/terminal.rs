@@ -3,15 +3,19 @@
 use crate::watch::{LIMIT, wait_readable};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
+
+/// Runs its arguments, tells their exit code, and stays: the kernel resets a terminal when the leader of its
+/// session ends, and nobody could see any more how the program left it.
+const LEADER: &str = r#""$@"; printf '\001%d\001' $?; exec sleep 100000"#;
 
 /// A program whose controlling terminal is ours. Killed when dropped.
 #[derive(Debug)]
 pub struct Terminal {
     ours: OwnedFd,
-    /// Kept open, so that the terminal outlives the program and its settings can be looked at.
     theirs: OwnedFd,
-    child: Child,
+    /// The leader of the session; the program is its child.
+    leader: Child,
     /// What it showed and nobody has looked for yet.
     seen: String,
 }
@@ -23,7 +27,10 @@ impl Terminal {
         let (ours, theirs) = (pair.master, pair.slave);
         set_size(&ours, columns, rows);
         let mut wrapped = Command::new("setsid");
-        wrapped.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        wrapped
+            .args(["--ctty", "sh", "-c", LEADER, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => wrapped.env(name, value),
@@ -31,9 +38,9 @@ impl Terminal {
             };
         }
         let end = || theirs.try_clone().expect("duplicate a terminal");
-        let child = wrapped.stdin(end()).stdout(end()).stderr(end()).spawn();
-        let child = child.unwrap_or_else(|e| panic!("run {wrapped:?}: {e}"));
-        Self { ours, theirs, child, seen: String::new() }
+        let leader = wrapped.stdin(end()).stdout(end()).stderr(end()).spawn();
+        let leader = leader.unwrap_or_else(|e| panic!("run {wrapped:?}: {e}"));
+        Self { ours, theirs, leader, seen: String::new() }
     }
 
     /// Types.
@@ -81,52 +88,38 @@ impl Terminal {
         self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
     }
 
-    /// Process id of the program.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits for its end; its status, and what else it showed.
+    /// Process id of the program, which has shown something already.
     #[track_caller]
-    pub fn end(mut self) -> (ExitStatus, String) {
-        let pidfd = crate::process::pidfd(self.child.id()).expect("the program is not waited for yet");
-        loop {
-            assert!(
-                wait_readable(&[&self.ours, &pidfd], LIMIT),
-                "the program does not end; shown is {:?}",
-                self.seen
-            );
-            let mut ready = [
-                rustix::event::PollFd::new(&self.ours, rustix::event::PollFlags::IN),
-                rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN),
-            ];
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut ready, Some(&now)).expect("poll");
-            let (shown, ended) = (!ready[0].revents().is_empty(), !ready[1].revents().is_empty());
-            if shown {
-                self.read("the end");
-            } else if ended {
-                let status = self.child.wait().expect("wait for the program");
-                return (status, std::mem::take(&mut self.seen));
-            }
-        }
+    pub fn pid(&self) -> u32 {
+        let leader = self.leader.id();
+        let path = format!("/proc/{leader}/task/{leader}/children");
+        let children = std::fs::read_to_string(path).expect("read the leader's children");
+        children.trim().parse().expect("the leader has one child")
     }
 
-    /// Whether the terminal is as terminals are at first; to be asked of one whose program has ended.
-    pub fn settings_after(self) -> (ExitStatus, bool) {
-        let theirs = self.theirs.try_clone().expect("duplicate a terminal");
-        let (status, _) = self.end();
-        let settings = tcgetattr(&theirs).expect("look at the terminal");
+    /// Waits for its end; its exit code, and what else it showed.
+    #[track_caller]
+    pub fn end(&mut self) -> (i32, String) {
+        let rest = self.until("\u{1}").trim_end_matches('\u{1}').to_owned();
+        let code = self.until("\u{1}");
+        (code.trim_end_matches('\u{1}').parse().expect("an exit code"), rest)
+    }
+
+    /// Waits for its end; its exit code, and whether the terminal is as terminals are at first.
+    #[track_caller]
+    pub fn settings_after(mut self) -> (i32, bool) {
+        let (code, _) = self.end();
+        let settings = tcgetattr(&self.theirs).expect("look at the terminal");
         let usual = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
-        (status, settings.local_modes.contains(usual))
+        (code, settings.local_modes.contains(usual))
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It may have ended long ago.
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
+        // The leader's end hangs up, which ends the program.
+        let _gone = self.leader.kill();
+        let _status = self.leader.wait();
     }
 }
 

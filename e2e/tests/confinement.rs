@@ -196,7 +196,8 @@ fn limits_of_processes_and_umask() {
     for handler in HANDLERS {
         let over = json!({"annotations": {"umask.crio.io": "0077"}});
         let id = sleeper(&stage, &crictl, handler, json!({}), over);
-        let seen = crictl.sh(&id, "ulimit -Sn; ulimit -Hn; ulimit -Hc; grep ^Umask /proc/1/status");
+        let seen =
+            crictl.sh(&id, "ulimit -Sn; ulimit -Hn; ulimit -Hc; grep ^Umask /proc/$(pidof sleep)/status");
         let words: Vec<&str> = seen.split_whitespace().collect();
         assert_eq!(words, ["321", "654", "0", "Umask:", "0077"], "{handler}");
         crictl.remove_all();

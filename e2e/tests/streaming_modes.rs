@@ -98,16 +98,19 @@ fn ports_by_ipv4_and_ipv6_with_half_close_and_refusals() {
     let (stage, daemon, crictl) = playing();
     let pod = stage.network_pod("p", json!({}));
     let pod_id = crictl.runp("", &pod);
-    let script = "nc -ll -s 127.0.0.1 -p 7 -e wc -c & nc -ll -s ::1 -p 8 -e wc -c & exec tail -f /dev/null";
+    // One counts what comes until its end, on all addresses; the others answer on one address alone.
+    let script = "echo welcome >/www/index.html; nc -ll -p 7 -e wc -c & httpd -h /www -p 127.0.0.1:8; \
+                  httpd -h /www -p '[::1]:10'; exec tail -f /dev/null";
     let id = crictl.start(&pod_id, &stage.container("c", script, json!({})), &pod);
-    crictl.sh(
-        &id,
-        "until netstat -ltn | grep -q '127.0.0.1:7 ' && netstat -ltn | grep -q '::1:8 '; do :; done",
-    );
+    crictl.sh(&id, "until [ $(netstat -ltn | grep -cE ':(7|8|10) ') = 3 ]; do :; done");
     for transport in TRANSPORTS {
-        for port in [7, 8] {
+        let (client, local) = forward(&crictl, transport, &pod_id, 7);
+        assert_eq!(ask(local, &[b'x'; 1_000_000]), "1000000", "{transport}");
+        end(client);
+        for port in [8, 10] {
             let (client, local) = forward(&crictl, transport, &pod_id, port);
-            assert_eq!(ask(local, &[b'x'; 1_000_000]), "1000000", "{transport}, port {port}");
+            let page = ask(local, b"GET /index.html HTTP/1.0\r\n\r\n");
+            assert!(page.ends_with("welcome"), "{transport}, port {port}: {page}");
             end(client);
         }
         let (mut client, local) = forward(&crictl, transport, &pod_id, 9);

@@ -55,7 +55,7 @@ fn content_of_an_image() {
         ]});
         let container = sleeper(&stage, &crictl, handler, json!({}), over);
         let read = "cat /all/data/weights /by-digest/weights /by-id/weights /one-file; stat -c %a /one-file";
-        let text = "of the upper layer\n".repeat(4) + "600\n";
+        let text = "of the upper layer\n".repeat(4) + "600";
         assert_eq!(crictl.sh(&container, read), text, "{handler}");
         for at in ["/all/data", "/by-digest", "/by-id"] {
             let seen =

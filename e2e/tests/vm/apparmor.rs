@@ -68,8 +68,10 @@ pub(crate) fn the_default_profile_is_loaded_and_enforced(bed: &Bed, handler: &st
     {
         let id = bed.sleeper(handler, security(asked));
         assert_eq!(profile_of(bed, &id), "gantry-default (enforce)");
+        let own = bed.crictl.sh(&id, "cat /proc/self/attr/apparmor/current");
+        assert_eq!(own.trim(), "gantry-default (enforce)", "a command's, too");
         // A container reaches its own processes, and the node reaches it.
-        assert_eq!(bed.crictl.sh(&id, "kill -0 1 && echo reached").trim(), "reached");
+        assert_eq!(bed.crictl.sh(&id, "kill -0 $(pidof sleep) && echo reached").trim(), "reached");
         bed.crictl.ok(&["stop", "--timeout", "0", &id]);
         bed.crictl.remove_all();
     }

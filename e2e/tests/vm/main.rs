@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 mod apparmor;
-mod checkpoint;
 mod confinement;
 mod devices;
 mod lifecycle;
@@ -42,7 +41,6 @@ const PLAIN: &[(&str, Test)] = &tests![
     apparmor::a_profile_of_the_node_is_enforced,
     apparmor::an_unknown_profile_is_refused,
     apparmor::the_default_profile_is_loaded_and_enforced,
-    checkpoint::a_running_container_is_written_to_an_archive,
     confinement::the_default_profile_denies_what_no_container_needs,
     devices::asked_for_and_not,
     lifecycle::a_pod_and_its_container,

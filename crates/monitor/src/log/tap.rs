@@ -9,34 +9,50 @@ const MAX_TAPS: usize = 256;
 
 /// The pipes that output is copied to.
 #[derive(Debug, Default)]
-pub(crate) struct Taps(Vec<Tap>);
+pub(crate) struct Taps {
+    pipes: Vec<Tap>,
+    clients: u64,
+}
 
 #[derive(Debug)]
 struct Tap {
     id: String,
+    /// Who attached; its pipes end together.
+    client: u64,
     stream: Stream,
     fd: OwnedFd,
 }
 
 impl Taps {
-    /// Copies what `stream` of container `id` writes from now on to the pipe `fd`.
-    pub(crate) fn add(&mut self, id: &str, stream: Stream, fd: OwnedFd) {
-        if self.0.len() < MAX_TAPS && rustix::io::ioctl_fionbio(&fd, true).is_ok() {
-            self.0.push(Tap { id: id.to_owned(), stream, fd });
+    /// Copies what streams of container `id` write from now on to a client's pipes.
+    pub(crate) fn add(&mut self, id: &str, pipes: impl IntoIterator<Item = (OwnedFd, Stream)>) {
+        self.clients += 1;
+        for (fd, stream) in pipes {
+            if self.pipes.len() < MAX_TAPS && rustix::io::ioctl_fionbio(&fd, true).is_ok() {
+                self.pipes.push(Tap { id: id.to_owned(), client: self.clients, stream, fd });
+            }
         }
     }
 
-    /// Copies `bytes` to whoever wants them. Who has no room for all of them is closed: a gap in the
-    /// output could not be told from none.
+    /// Copies `bytes` to whoever wants them. Who has no room for all of them is closed, with its other
+    /// stream: a gap in the output could not be told from none.
     pub(crate) fn copy(&mut self, id: &str, stream: Stream, bytes: &[u8]) {
-        self.0.retain(|tap| tap.stream != stream || tap.id != id || write(&tap.fd, bytes));
+        let mut slow = Vec::new();
+        for tap in self.pipes.iter().filter(|tap| tap.stream == stream && tap.id == id) {
+            if !write(&tap.fd, bytes) {
+                slow.push(tap.client);
+            }
+        }
+        if !slow.is_empty() {
+            self.pipes.retain(|tap| !slow.contains(&tap.client));
+        }
     }
 
     /// Closes the pipes of one stream, or of all, of container `id`.
     pub(crate) fn end(&mut self, id: &str, stream: Option<Stream>) {
-        self.0.retain(|tap| tap.id != id || stream.is_some_and(|s| s != tap.stream));
-        if self.0.is_empty() {
-            self.0 = Vec::new();
+        self.pipes.retain(|tap| tap.id != id || stream.is_some_and(|s| s != tap.stream));
+        if self.pipes.is_empty() {
+            self.pipes = Vec::new();
         }
     }
 }
@@ -59,23 +75,27 @@ mod tests {
     use std::io::Read as _;
 
     #[test]
-    fn a_slow_reader_is_closed_and_others_get_everything() {
-        let (mut slow, slow_end) = std::io::pipe().unwrap();
-        let (mut quick, quick_end) = std::io::pipe().unwrap();
+    fn a_slow_reader_is_closed_with_both_its_streams_and_others_get_everything() {
+        let pipe = || std::io::pipe().unwrap();
+        let ((mut slow, slow_end), (mut slow_too, slow_too_end), (mut quick, quick_end)) =
+            (pipe(), pipe(), pipe());
         let mut taps = Taps::default();
-        taps.add("c", Stream::Stdout, slow_end.into());
-        taps.add("c", Stream::Stderr, quick_end.into());
+        taps.add("c", [(slow_end.into(), Stream::Stdout), (slow_too_end.into(), Stream::Stderr)]);
+        taps.add("c", [(quick_end.into(), Stream::Stderr)]);
         for _ in 0..20 {
             taps.copy("c", Stream::Stdout, &[7; 8192]);
             taps.copy("other", Stream::Stderr, b"not this");
         }
         taps.copy("c", Stream::Stderr, b"all");
-        assert_eq!(taps.0.len(), 1);
+        assert_eq!(taps.pipes.len(), 1);
         let mut got = Vec::new();
         slow.read_to_end(&mut got).unwrap();
         assert!(got.len() <= 65536, "{}", got.len());
+        got.clear();
+        slow_too.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"", "it was told at once");
         taps.end("c", Some(Stream::Stdout));
-        assert_eq!(taps.0.len(), 1);
+        assert_eq!(taps.pipes.len(), 1);
         taps.end("c", None);
         let mut text = String::new();
         quick.read_to_string(&mut text).unwrap();

@@ -306,12 +306,9 @@ impl Worker {
                 self.report(Report::Drained { id });
             }
             Order::Tap { id, taps } => {
-                for (fd, stream) in taps {
-                    // A stream that has ended says so at once: the pipe is closed.
-                    if self.streams.values().any(|s| s.stream == stream && s.id == id) {
-                        self.taps.add(&id, stream, fd);
-                    }
-                }
+                // A stream that has ended says so at once: its pipe is closed.
+                let goes_on = |stream| self.streams.values().any(|s| s.stream == stream && s.id == id);
+                self.taps.add(&id, taps.into_iter().filter(|(_, stream)| goes_on(*stream)));
             }
             Order::Remove { id } => {
                 self.taps.end(&id, None);

@@ -95,7 +95,7 @@ fn fingerprint(path: &Path) -> Result<(u64, u64, u64, i64), String> {
 }
 
 fn test(handler: &Handler, hierarchies: &Hierarchies, monitor: &Path, scratch: &Path) -> Verdict {
-    let sandboxer = sandboxer(handler)?;
+    let sandboxer = sandboxer(handler, scratch)?;
     let tries: &[&[&str]] = match sandboxer {
         SandboxerKind::Namespaces => &[&[]],
         SandboxerKind::OciSandbox => &SANDBOX_OPTIONS,
@@ -131,18 +131,26 @@ fn remove_cgroup(handler: &Handler, hierarchies: &Hierarchies) {
 }
 
 /// Tells gVisor from the others by what the program says of its version.
-fn sandboxer(handler: &Handler) -> Result<SandboxerKind, String> {
+///
+/// The state directory is named, since crun makes its usual one even for this.
+fn sandboxer(handler: &Handler, scratch: &Path) -> Result<SandboxerKind, String> {
     if handler.sealed.is_some() {
         return Ok(SandboxerKind::Namespaces);
     }
+    let root = scratch.join(format!("version-{}", handler.name));
     let child = Command::new(&handler.path)
+        .arg("--root")
+        .arg(&root)
         .arg("--version")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("run {}: {e}", handler.path.display()))?;
-    let (_, words) = finish(child)?;
+    let answer = finish(child);
+    // Most runtimes have not made it.
+    let _none = std::fs::remove_dir(&root);
+    let (_, words) = answer?;
     Ok(match words.starts_with("runsc ") {
         true => SandboxerKind::OciSandbox,
         false => SandboxerKind::Namespaces,
