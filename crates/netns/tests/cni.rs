@@ -345,6 +345,8 @@ fn a_missing_configuration_or_plugin_is_a_reason() {
         node.fake.add("two");
         node.paid().await;
         for pod in ["a", "b"] {
+            // Behind whoever paid.
+            networks.detach(pod).await.unwrap();
             networks.unpin(pod, &networks.pin_path(pod)).unwrap();
         }
     });
