@@ -21,6 +21,10 @@ pub(crate) struct Bed {
 impl Bed {
     /// Starts the daemon and pulls the image.
     pub(crate) fn make(systemd: bool) -> Self {
+        if systemd {
+            // systemd's own, which it makes with the first transient unit and keeps.
+            std::fs::create_dir_all("/run/systemd/transient").expect("make systemd's directory");
+        }
         let stage = Stage::new();
         let daemon = with_driver(stage.daemon("d"), systemd).start();
         let crictl = daemon.crictl();
