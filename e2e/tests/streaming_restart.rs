@@ -84,7 +84,8 @@ fn a_command_that_is_left_alone_sees_the_end_of_its_input_and_its_code_is_kept()
         let before = pids_in_cgroup(&id);
         let mut ends_early = exec(&crictl, &id, "echo ready; cat; exit 5");
         let early = newer(&id, &before);
-        let mut ends_late = exec(&crictl, &id, "mkfifo /tmp/go; echo ready; cat; cat /tmp/go >/dev/null; exit 6");
+        let mut ends_late =
+            exec(&crictl, &id, "mkfifo /tmp/go; echo ready; cat; cat /tmp/go >/dev/null; exit 6");
         let late = newer(&id, &[before.clone(), early.clone()].concat());
         daemon.kill();
         ends_early.wait().unwrap();
