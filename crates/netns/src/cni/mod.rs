@@ -182,7 +182,7 @@ impl Cni {
         RecoverReport { owed: stale, ..RecoverReport::default() }
     }
 
-    /// What `gantry doctor` shows; with `needed`, a missing configuration is a problem.
+    /// What `gantry doctor` shows; with `needed`, a configuration that cannot be used is a problem.
     pub(crate) async fn check(&self, needed: bool) -> Vec<Check> {
         self.inner.doctor(needed).await
     }
@@ -437,6 +437,10 @@ impl Inner {
         if needed {
             let found = match (self.problem(), &loaded.network) {
                 (None, Some((n, file))) => Ok(format!("{} {} from {}", n.name, n.version, file.display())),
+                // No fault of a node without a kubelet; to a kubelet NetworkReady says the same.
+                (Some(problem), None) if loaded.bad.is_empty() => {
+                    Ok(format!("{problem}; only a kubelet's pods need one"))
+                }
                 (problem, _) => Err(problem.unwrap_or_default()),
             };
             let remedy = "install a network plugin, or use --cri-network builtin on a single node";
