@@ -28,7 +28,7 @@ pub(crate) enum Received {
     Request(u64, Request, Vec<OwnedFd>),
     /// A message that makes no sense; the reason.
     Nonsense(String),
-    /// Nothing more for now.
+    /// All that has come so far was read.
     Nothing,
     /// The end of the connection.
     End,

@@ -22,7 +22,7 @@ const NAMED: usize = 4;
 pub(crate) struct Loaded {
     /// The network in effect, and the file that it is from.
     pub(crate) network: Option<(Arc<Network>, PathBuf)>,
-    /// Files that cannot be used, and why.
+    /// Files that cannot be used, or the directory, and why.
     pub(crate) bad: Vec<(PathBuf, String)>,
     /// Why pods cannot have a network now.
     pub(crate) problem: Option<String>,
@@ -32,7 +32,15 @@ pub(crate) struct Loaded {
 pub(crate) fn load(conf_dir: &Path, bin_dirs: &[PathBuf]) -> Loaded {
     let files = match list(conf_dir) {
         Ok(files) => files,
-        Err(why) => return Loaded { problem: Some(why), ..Loaded::default() },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let problem = format!("no network plugin is configured: {} does not exist", conf_dir.display());
+            return Loaded { problem: Some(problem), ..Loaded::default() };
+        }
+        Err(error) => {
+            // Not the same as none: somebody may have configured one.
+            let bad = vec![(conf_dir.to_owned(), format!("list the directory: {error}"))];
+            return Loaded { problem: Some(nothing(conf_dir, &bad)), bad, network: None };
+        }
     };
     let mut bad = Vec::new();
     let mut network = None;
@@ -92,13 +100,8 @@ fn nothing(conf_dir: &Path, bad: &[(PathBuf, String)]) -> String {
     text
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let entries = std::fs::read_dir(dir).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            format!("no network plugin is configured: {} does not exist", dir.display())
-        }
-        _ => format!("no network plugin is configured: list {}: {e}", dir.display()),
-    })?;
+fn list(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir)?;
     let is_conf = |path: &PathBuf| {
         let extension = path.extension().and_then(|e| e.to_str());
         // Files that begin with a dot are what editors and installers write beside.
@@ -156,6 +159,14 @@ mod tests {
         std::fs::write(dir.path().join("10-a.conf"), vec![b' '; (MAX_CONF + 1) as usize]).unwrap();
         assert_eq!(load().network.unwrap().0.name, "b", "too large");
         assert!(load_missing().contains("does not exist"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_listed_is_not_taken_for_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let loaded = load(file.path(), &[]);
+        assert_eq!(loaded.bad.len(), 1);
+        assert!(loaded.problem.unwrap().contains("cannot be used: list the directory"));
     }
 
     fn load_missing() -> String {
